@@ -1,5 +1,5 @@
-//! Claims about images: what a [`claim`] is, the [`source`] files that contain claims,
-//! the [`evidence`] for them, and the [`trust`] that follows from the evidence.
+//! A [`claim`] states which image has a digest. This module reads claims from [`source`]
+//! files, collects [`evidence`] for the claims, and derives the [`trust`] in each claim.
 
 pub mod claim;
 pub mod evidence;

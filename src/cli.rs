@@ -55,11 +55,11 @@ A CLAIM is one of:
   NAME:TAG@sha256:HEX  the image tagged NAME:TAG also has the reference NAME@sha256:HEX
   NAME@sha256:HEX      the same for the only image in repository NAME
   REF=IMAGE            reference REF (a tag or a digest) points at IMAGE: an image ID,
-                       the beginning of one, or another reference
+                       the beginning of an image ID, or another reference
 
-A FILE is known by its content: an OCI layout or archive, skopeo's dir:, a raw manifest
-or index, what docker image inspect or digestfix export printed, a repositories.json,
-Kubernetes or compose YAML, a Dockerfile, a list of references.";
+digestfix recognizes a FILE by its content: an OCI layout or archive, skopeo's dir:, a raw
+manifest or index, the output of docker image inspect or digestfix export, a
+repositories.json, Kubernetes or compose YAML, a Dockerfile, a list of references.";
 
 /// The arguments that say where images are.
 const HOST: [&str; 8] = [
@@ -82,9 +82,9 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Parses the command line of this process. Answers a shell that asks for
-    /// completions, and reports a command line that cannot be parsed. Both end the
-    /// process.
+    /// Parses the command line of this process. If a shell asks for completions, answers
+    /// the shell and ends the process. If the command line is not valid, reports that and
+    /// ends the process.
     pub fn of_process() -> Self {
         completion::answer();
         let words = match plugin::line(env::args_os()) {
@@ -93,9 +93,9 @@ impl Cli {
                 .error(
                     ErrorKind::UnknownArgument,
                     format!(
-                        "{} is an option of docker, but digestfix works on this host's Docker; \
-                         give digestfix's options after its name: docker digestfix COMMAND \
-                         --socket PATH",
+                        "{} is an option of docker, and digestfix cannot use it, because \
+                         digestfix always works on this host's Docker; write digestfix's own \
+                         options after the word digestfix: docker digestfix COMMAND --socket PATH",
                         printable(&option)
                     ),
                 )
@@ -140,10 +140,11 @@ pub enum Command {
     /// Show the references of this host, and what is wrong with each
     #[command(after_help = EXIT_CODES)]
     Status(StatusArgs),
-    /// Show what applying claims would change and disturb; touches nothing
+    /// Show what apply would change, and what a restart of Docker would interrupt;
+    /// touches nothing
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Plan(PlanArgs),
-    /// Make claims true and verify them; restarts Docker, except on the containerd
+    /// Apply claims and verify the result; restarts Docker, except on the containerd
     /// image store
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Apply(ApplyArgs),
@@ -153,8 +154,8 @@ pub enum Command {
     /// Check whether claims hold, in the image store and in the running engine
     #[command(after_help = format!("{CLAIMS}\n\n{EXIT_CODES}"))]
     Verify(VerifyArgs),
-    /// Print this host's digests for other hosts, with the manifests that prove them, if
-    /// the engine has these; touches nothing
+    /// Print this host's digests for use on other hosts, and the manifests that prove the
+    /// digests (if this host still has them); touches nothing
     #[command(after_help = EXIT_CODES)]
     Export(ExportArgs),
     /// Save images with their digests to an archive that any Docker can load;
@@ -167,10 +168,11 @@ pub enum Command {
     /// Wait for a run to end, and recover the host if the run was killed
     #[command(hide = true)]
     Watchdog(WatchdogArgs),
-    /// Print the description that docker asks of each plugin
+    /// Print the description that docker requests from each plugin
     #[command(hide = true, name = plugin::METADATA)]
     Metadata,
-    /// Show this host's transactions, or one in full; touches nothing
+    /// Show the transactions of this host, or all facts about one of them; touches
+    /// nothing
     #[command(after_help = EXIT_CODES)]
     History(HistoryArgs),
     /// Undo one transaction; the undo is recorded as a transaction too
@@ -184,8 +186,8 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Repositories or references to show; the last parts of a name are enough
-    /// [default: all]
+    /// Repositories or references to show; NAME may omit the first parts of the
+    /// repository [default: all]
     #[arg(value_name = "NAME", value_parser = named, add = ArgValueCompleter::new(completion::names))]
     pub names: Vec<Reference>,
     /// Show only references with a problem, such as a missing digest
@@ -198,7 +200,7 @@ pub struct StatusArgs {
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', conflicts_with = "json",
           default_values_t = [Column::State, Column::Name, Column::Digest, Column::ImageId])]
     pub columns: Vec<Column>,
-    /// Print a table, or one JSON object as --json does
+    /// Print a table, or one JSON object (like --json)
     #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
     pub format: StatusFormat,
     #[command(flatten)]
@@ -212,7 +214,7 @@ pub struct StatusArgs {
 /// A column of `digestfix status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Column {
-    /// What is wrong, or how well the digest is known
+    /// The problem, or the trust in the digest
     State,
     /// NAME:TAG
     Name,
@@ -220,7 +222,7 @@ pub enum Column {
     Tag,
     Digest,
     ImageId,
-    /// proven, matched or asserted
+    /// The trust in the digest: proven, matched or asserted
     Trust,
     /// The source of the digest
     Origin,
@@ -265,8 +267,8 @@ pub struct ApplyArgs {
 
 #[derive(Debug, Args)]
 pub struct LoadArgs {
-    /// Archives of digestfix save or docker save, directories of them, or "-"
-    /// [default: standard input]
+    /// Archives of digestfix save or docker save, directories that contain archives, or
+    /// "-" [default: standard input]
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// An archive, as with docker load --input (repeatable)
@@ -302,7 +304,8 @@ pub struct ExportArgs {
     /// The output format
     #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
     pub format: ExportFormat,
-    /// Write to a file, completely or not at all [default: standard output]
+    /// Write to a file, which appears or changes only when the output is complete
+    /// [default: standard output]
     #[arg(short, long = "output", value_name = "FILE", value_parser = path())]
     pub output_file: Option<PathBuf>,
     #[command(flatten)]
@@ -326,18 +329,19 @@ pub struct SaveArgs {
     /// name means all of its images
     #[arg(value_name = "IMAGE", required_unless_present_any = ["all", "from"], add = ArgValueCompleter::new(completion::names))]
     pub images: Vec<Wanted>,
-    /// Save the images that a file names: Kubernetes or compose YAML, a list, or any other
-    /// source of digests (repeatable)
+    /// Save the images that a file names, such as Kubernetes or compose YAML, or a list
+    /// of images (repeatable)
     #[arg(short, long, value_name = "FILE")]
     pub from: Vec<PathBuf>,
     /// Save every image that has a name
     #[arg(long, conflicts_with_all = ["images", "from"])]
     pub all: bool,
-    /// Write to a file, completely or not at all [default: standard output]
+    /// Write to a file, which appears or changes only when the output is complete
+    /// [default: standard output]
     #[arg(short, long = "output", value_name = "FILE", value_parser = path())]
     pub output_file: Option<PathBuf>,
-    /// Compression, on all processors [default: by the file's name, .gz, .tgz, .zst or
-    /// .tzst; otherwise none]
+    /// Compress the archive, using all processors [default: by the ending of the file's
+    /// name (.gz, .tgz, .zst, .tzst); otherwise no compression]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub compress: Option<Compress>,
     #[command(flatten)]
@@ -361,14 +365,15 @@ pub enum Compress {
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// Recover only runs from before this boot, and only what can be restored
-    /// before Docker starts (digestfix-recover.service)
+    /// Recover only runs that began before this boot, and restore only files, because
+    /// Docker does not run yet (digestfix-recover.service)
     #[arg(long, conflicts_with_all = HOST)]
     pub before_docker: bool,
-    /// Recover only runs from before this boot (digestfix-resume.service)
+    /// Recover only runs that began before this boot (digestfix-resume.service)
     #[arg(long, conflicts_with_all = HOST)]
     pub after_boot: bool,
-    /// Wait up to this long for another digestfix on the same data root to end
+    /// If another digestfix works on the same data root, wait at most this long until it
+    /// ends
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub wait: Duration,
     #[command(flatten)]
@@ -401,8 +406,8 @@ pub struct HistoryArgs {
 
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
-    /// The transaction to undo, as `digestfix history` names it [default: the
-    /// newest one in effect that is not a rollback]
+    /// The ID of the transaction to undo, from `digestfix history` [default: the newest
+    /// apply or load that took effect and is not rolled back]
     #[arg(value_name = "ID", value_parser = transaction, add = ArgValueCompleter::new(completion::transactions))]
     pub id: Option<String>,
     #[command(flatten)]
@@ -425,8 +430,8 @@ pub struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub struct RequestArgs {
-    /// The digest or tag that an image should have [default, without --from and --remove:
-    /// the files in /etc/digestfix/claims.d]
+    /// The digest or tag that an image should have [default if neither --from nor --remove
+    /// is given: the files in /etc/digestfix/claims.d]
     #[arg(value_name = "CLAIM", add = ArgValueCompleter::new(completion::claims))]
     pub claims: Vec<Claim>,
     #[command(flatten)]
@@ -445,7 +450,7 @@ pub struct TermsArgs {
     /// Rename repositories read with --from: prefix FROM becomes TO (repeatable)
     #[arg(long, value_name = "FROM=TO")]
     pub rewrite: Vec<Rewrite>,
-    /// Also restore tags, from files that give an image ID for each tag
+    /// Also restore each tag for which a file gives the image ID
     #[arg(long)]
     pub tags: bool,
     /// Refuse claims below this trust (asserted < matched < proven)
@@ -454,7 +459,7 @@ pub struct TermsArgs {
     /// Overwrite conflicting references
     #[arg(long)]
     pub replace: bool,
-    /// Accept a digest that is the ID of an image on this host
+    /// Accept a claimed digest that equals the ID of an image on this host
     #[arg(long)]
     pub allow_image_id_digest: bool,
 }
@@ -479,18 +484,19 @@ pub struct ChangeArgs {
 /// What to do when another run is at work.
 #[derive(Debug, Args)]
 pub struct LockArgs {
-    /// Wait up to this long for another digestfix on the same data root to end
+    /// If another digestfix works on the same data root, wait at most this long until it
+    /// ends
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     pub wait: Duration,
 }
 
-/// How much to keep of earlier runs.
+/// How many backups to keep, and how long.
 #[derive(Debug, Args)]
 pub struct RetentionArgs {
     /// Keep at most this many backups of the references
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_backups: u32,
-    /// Delete older backups; always keep the newest three
+    /// Delete backups that are older than this; always keep the newest three
     #[arg(long, value_name = "DAYS", default_value_t = 90)]
     pub keep_days: u32,
 }
@@ -504,7 +510,7 @@ pub struct ContainerArgs {
 }
 
 impl ContainerArgs {
-    /// What is allowed for commands that do not restart Docker.
+    /// What the user allows a command that does not restart Docker.
     pub const fn allowed(&self) -> Allowed {
         Allowed {
             containers: self.containers,
@@ -516,8 +522,8 @@ impl ContainerArgs {
 /// What may happen to Docker.
 #[derive(Debug, Args)]
 pub struct RestartArgs {
-    /// Restart Docker even if its configuration or unit has changed and only a start can
-    /// check the change: Docker may fail to start
+    /// Restart Docker even if its configuration or unit has changed and digestfix cannot
+    /// check the change first; Docker may fail to start
     #[arg(long)]
     pub force_restart: bool,
 }
@@ -550,7 +556,7 @@ pub struct HostArgs {
     /// /var/run/docker.sock]
     #[arg(long, value_name = "PATH", value_parser = whole_path())]
     pub socket: Option<PathBuf>,
-    /// Work without a daemon: on a mounted disk, or in an image being built
+    /// Work without a daemon: on a mounted disk, or in a system image that is being built
     #[arg(long, conflicts_with_all = ["unit", "socket"])]
     pub offline: bool,
 }
@@ -576,8 +582,8 @@ pub struct OutputArgs {
     /// Use colours
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pub color: ColorChoice,
-    /// Print nothing if nothing changed and all is well (-qq: nothing after a successful
-    /// change either)
+    /// Print nothing if nothing changed and all is well (-qq: also print nothing after a
+    /// successful change)
     #[arg(short, long, conflicts_with = "verbose", action = clap::ArgAction::Count)]
     pub quiet: u8,
 }
@@ -612,7 +618,7 @@ fn no_claim(error: &ClaimError) -> ! {
         _ if is_file => typed_instead(text, &["--from", text]),
         Some(instead) => typed_instead(text, &[instead]),
         None if error.lacks_digest() => Some(format!(
-            "to see which digest it has here: {}",
+            "to see the digest of this image on this host: {}",
             Invocation::of_process(text)
                 .in_full(&format!("digestfix status {}", shell::word(text)))
         )),
@@ -621,7 +627,8 @@ fn no_claim(error: &ClaimError) -> ! {
         }
         None => None,
     };
-    let next = next.unwrap_or_else(|| "to read what a claim is: digestfix apply --help".to_owned());
+    let next =
+        next.unwrap_or_else(|| "for the syntax of a claim: digestfix apply --help".to_owned());
     eprintln!(
         "digestfix: usage: {}\n  Now:  nothing was touched\n  Next: {}",
         printable(&what),
@@ -630,8 +637,8 @@ fn no_claim(error: &ClaimError) -> ! {
     process::exit(USAGE);
 }
 
-/// Parses a path. It must be UTF-8, so that it can be written to a journal, a record and a
-/// unit file.
+/// Parses a path. The path must be UTF-8, because digestfix writes it to a journal, a
+/// record and a unit file.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     NonEmptyStringValueParser::new().map(PathBuf::from)
 }
@@ -674,13 +681,16 @@ fn removable(text: &str) -> Result<Reference, String> {
     let reference = Reference::parse(text).map_err(|error| error.to_string())?;
     if !reference.repository().is_found_by_familiar_name() {
         return Err(format!(
-            "the engine would read {} as a name of another repository",
+            "Docker would read {} as a name in another repository",
             reference.familiar()
         ));
     }
     match (reference.tag(), reference.digest()) {
         (Some(_), None) | (None, Some(_)) => Ok(reference),
-        _ => Err("it is not one tag (NAME:TAG) or one digest (NAME@sha256:HEX)".to_owned()),
+        _ => Err(
+            "the argument is neither one tag (NAME:TAG) nor one digest (NAME@sha256:HEX)"
+                .to_owned(),
+        ),
     }
 }
 
@@ -716,7 +726,7 @@ fn transaction(text: &str) -> Result<String, &'static str> {
     if id::is_id(text) {
         Ok(text.to_owned())
     } else {
-        Err("not the ID of a transaction; digestfix history shows the IDs")
+        Err("the text is not the ID of a transaction; to see the IDs: digestfix history")
     }
 }
 

@@ -1,4 +1,5 @@
-//! Commands: for each one, a function that takes the arguments and returns the exit code.
+//! Commands: for each command, a function that takes the arguments and returns the exit
+//! code.
 
 mod apply;
 mod change;
@@ -61,16 +62,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// The timeout for detecting whether this host is a Kubernetes node.
 const FOUND_WITHIN: Duration = Duration::from_secs(5);
 
-/// The steps before a transaction that may take long, as shown to the user.
+/// Progress messages for steps that come before a transaction and may take long.
 const WAITS_FOR_LOCK: &str = "waiting for another digestfix to end";
 const LOOKS: &str = "looking at the host";
 
-/// Appends the command that shows all reasons, because the first refusal may hide others.
+/// Appends the command that shows all problems, because the first problem may hide
+/// others.
 fn with_all(help: Option<String>) -> Option<String> {
     let first = help.map(|help| format!("{help}; ")).unwrap_or_default();
-    Some(format!(
-        "{first}to see everything that stands in the way: digestfix doctor"
-    ))
+    Some(format!("{first}to see all problems: digestfix doctor"))
 }
 
 pub fn run(cli: Cli) -> ExitCode {
@@ -96,7 +96,7 @@ pub fn run(cli: Cli) -> ExitCode {
 /// The reason why a command ended before it changed anything.
 #[derive(Debug, thiserror::Error)]
 enum Stop {
-    #[error("only root may do this")]
+    #[error("only root may run this command")]
     NotRoot,
     #[error(transparent)]
     Host(#[from] HostError),
@@ -107,11 +107,13 @@ enum Stop {
     Read(#[from] ReadError),
     #[error(transparent)]
     Source(#[from] SourceError),
-    #[error("there are no claims: none is given, and there is no /etc/digestfix/claims.d")]
+    #[error(
+        "there are no claims: the command line has none, and there is no /etc/digestfix/claims.d"
+    )]
     NoClaims,
     #[error("the files given with --from contain no claim")]
     NothingFrom,
-    #[error("no claim could be applied: none is about an image that digestfix finds on this host")]
+    #[error("no claim could be applied: digestfix finds no image on this host for any claim")]
     Unmet,
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -142,15 +144,15 @@ enum Stop {
     NoDocker(String),
     #[error("this is a Kubernetes node, and load is for Docker only")]
     LoadOnNode(String),
-    #[error("there is no archive of images in {}", .0.display())]
+    #[error("there is no image archive in {}", .0.display())]
     NoArchives(PathBuf),
     #[error("some of these images are not on this host")]
     NotHere(Vec<Wanted>),
-    #[error("no image here has a name")]
+    #[error("no image on this host has a name")]
     NoImages,
-    #[error("the files given with --from name no image")]
+    #[error("the files given with --from contain no image name")]
     NothingNamed,
-    #[error("there is no digest here to export")]
+    #[error("this host has no digest to export")]
     NoDigests,
     #[error("{0} received")]
     Interrupted(&'static str),
@@ -158,7 +160,7 @@ enum Stop {
     Journal(#[from] JournalError),
     #[error("a run that changed this data root was interrupted ({})", .0.display())]
     InterruptedRun(PathBuf),
-    #[error("the interrupted run worked on {0}")]
+    #[error("the interrupted run changed the Docker of {0}")]
     OtherUnit(String),
     #[error("the interrupted run changed {path}", path = .0.display())]
     OtherConfigFile(PathBuf),
@@ -212,7 +214,9 @@ impl Stop {
             Self::Plan(error) => {
                 let line = |(claim, meant): (&str, &str)| typed_instead(claim, &[meant]);
                 if let Some(line) = error.meant().and_then(line) {
-                    return Some(format!("if you mean that image: {line}"));
+                    return Some(format!(
+                        "if you mean the image with the similar name: {line}"
+                    ));
                 }
                 let line = |displaced| Some((displaced, typed_with(&["--replace"])?));
                 return match error.displaces().and_then(line) {
@@ -220,7 +224,7 @@ impl Stop {
                         Some(format!("to replace the image ID by the digest: {line}"))
                     }
                     Some((Displaced::Other, line)) => Some(format!(
-                        "only if the claim is right and the reference here is wrong: {line}"
+                        "if the claim is right, and the reference on this host is wrong: {line}"
                     )),
                     None => error.help(),
                 };
@@ -238,29 +242,39 @@ impl Stop {
             Self::Lock(error) => return error.help(),
             Self::NotRoot => {
                 let line = typed().unwrap_or_else(|| "digestfix …".to_owned());
-                return Some(format!("run it as root: sudo {line}"));
+                return Some(format!("run the command as root: sudo {line}"));
             }
             Self::NoClaims => {
                 "give a CLAIM (NAME:TAG@sha256:HEX), a file (--from FILE), or put files into \
                  /etc/digestfix/claims.d"
             }
             Self::Unmet => {
-                "supply what the lines above ask for; to see which images are here: digestfix status"
+                "supply the files or image names that the lines above ask for; to see the images \
+                 on this host: digestfix status"
             }
             Self::NothingFrom => {
-                "give a file with digests: the output of digestfix export or docker image inspect on a host \
-                 that pulled the images, or a directory that skopeo wrote (dir:)"
+                "give a source of digests (--from): the output of digestfix export, or of docker \
+                 image inspect, from a host that pulled the images; or a directory that skopeo \
+                 wrote (dir:)"
             }
-            Self::NoSuchName(_) | Self::NoImages => "see what is here: digestfix status",
-            Self::NothingNamed => "give the file that you deploy (--from FILE), or name the images",
+            Self::NoSuchName(_) | Self::NoImages => {
+                "to see the images on this host: digestfix status"
+            }
+            Self::NothingNamed => {
+                "give a deployment file that names the images (--from FILE), or name the images on \
+                 the command line"
+            }
             Self::NoDigests => {
-                "run it on the host that pulled the images; docker load and docker build record no digest"
+                "run export on the host that pulled the images; docker load and docker build \
+                 record no digest"
             }
             Self::Terminal => "name the file of the archive (save: -o FILE; load: FILE)",
             Self::NoFile {
                 error: WholeFileError::NotPlain,
                 ..
-            } => "name another file; for a pipe or a device: >FILE",
+            } => {
+                "name a plain file; to write to a pipe or a device, redirect standard output: >FILE"
+            }
             Self::NoFile { .. } => {
                 "name a file in a directory that exists and that you may write to"
             }
@@ -275,13 +289,17 @@ impl Stop {
                 let pull = wanted.iter().find_map(Wanted::name);
                 return Some(match pull {
                     Some(name) => {
-                        format!("docker pull {name}; to see what is here: digestfix status")
+                        format!(
+                            "docker pull {name}; to see the images on this host: digestfix status"
+                        )
                     }
-                    None => "see what is here: digestfix status --no-trunc".to_owned(),
+                    None => {
+                        "to see the images on this host: digestfix status --no-trunc".to_owned()
+                    }
                 });
             }
             Self::InterruptedRun(_) => {
-                "on the host where that Docker runs: digestfix recover, without options"
+                "on the host whose Docker uses this data root: digestfix recover, without options"
             }
             Self::OtherUnit(unit) => {
                 return Some(format!("digestfix recover --unit {}", shell::word(unit)));
@@ -293,10 +311,13 @@ impl Stop {
                 ));
             }
             Self::Output(_) | Self::File { .. } => {
-                "check space and permissions there, then run the same command again"
+                "check the space and the permissions at that place, then run the same command \
+                 again"
             }
-            Self::Interrupted(_) => "run the same command again when it suits",
-            Self::Signals(_) => "run the same command again; if it fails again, report it",
+            Self::Interrupted(_) => "run the same command again at any time",
+            Self::Signals(_) => {
+                "run the same command again; if the command fails again, report the failure"
+            }
             Self::OtherDataRoot(old, _) => {
                 return Some(format!(
                     "give Docker its former data root again ({}), then: digestfix recover, \
@@ -312,8 +333,8 @@ impl Stop {
         Some(help.to_owned())
     }
 
-    /// The commands that the user has to type for a rootless Docker: stop it, run the same
-    /// command again, start it.
+    /// The commands to type for a rootless Docker: one stops Docker, one runs the same
+    /// digestfix command again, and one starts Docker.
     fn of_rootless(&self) -> Option<String> {
         match self {
             Self::Host(HostError::Rootless { rootless, .. }) => {
@@ -328,14 +349,14 @@ impl Stop {
         }
     }
 
-    /// Every reason, as text.
+    /// The text of each reason why the command ended.
     fn reasons(&self) -> Vec<String> {
         match self {
             Self::Plan(error) => error.reasons(),
             Self::Blockers(blockers) => blockers.iter().map(ToString::to_string).collect(),
             Self::NotHere(wanted) => wanted
                 .iter()
-                .map(|one| format!("there is no {one} here"))
+                .map(|one| format!("there is no {one} on this host"))
                 .collect(),
             _ => vec![self.to_string()],
         }
@@ -377,10 +398,10 @@ struct Site {
 /// The ways to connect to systemd.
 #[derive(Debug, Clone, Copy)]
 enum Reach {
-    /// Only the system bus, which is enough as long as nothing was changed.
+    /// Only the system bus. That is enough as long as digestfix has not changed anything.
     Bus,
-    /// The system bus, or else systemd's private socket, because an interrupted run has
-    /// to be finished.
+    /// The system bus or, if the bus fails, systemd's private socket. The recovery of an
+    /// interrupted run must not depend on the bus.
     Anyhow,
 }
 
@@ -427,7 +448,8 @@ impl Site {
         })?;
         let found = host::find(&flags, &bus, engine_at).await;
         let found = unambiguous(found, &flags, dockerds);
-        // A run that has not ended must be recovered in the store that it changed.
+        // If Docker is stopped, it may use another image store after its next start. But
+        // an interrupted run must be recovered in the store that the run changed.
         let found = found.and_then(|host| match is_at_work_on(&host) {
             true => Ok(host),
             false => host.certain(),
@@ -471,12 +493,13 @@ impl Site {
         })
     }
 
-    /// What the user can do if only a running Docker can do it, and this host has none.
+    /// The advice for an operation that needs a running Docker, if no Docker runs on this
+    /// host.
     fn without_docker(&self) -> String {
         match &self.host.management {
             Management::Managed(managed) => start_first(&managed.unit.id),
             Management::Offline => {
-                "leave --offline out; if that Docker is stopped: systemctl start docker".to_owned()
+                "leave --offline out; if Docker is stopped: systemctl start docker".to_owned()
             }
             Management::Node(_) => {
                 "on a Kubernetes node, use: ctr -n k8s.io images export FILE NAME".to_owned()
@@ -503,7 +526,8 @@ impl Site {
         }
     }
 
-    /// Whether this host is a Kubernetes node too, and the user chose neither store.
+    /// Whether this Docker host is also a Kubernetes node, and the user has not chosen
+    /// one of the two image stores.
     async fn is_beside_node(&self, args: &HostArgs) -> bool {
         let flags = Flags::from(args);
         if args.offline || flags.choice().is_some() || self.containerd().is_some() {
@@ -512,8 +536,8 @@ impl Site {
         find_node(&flags, FOUND_WITHIN).await.is_ok()
     }
 
-    /// systemd and the pending marker, which a recovery needs if this run is killed.
-    /// `None` without a daemon.
+    /// What the recovery needs if this run is killed: systemd, and the pending marker.
+    /// `None` if there is no daemon to manage.
     fn supervised(&self) -> Option<Supervised<'_, SystemBus>> {
         if let Some((docker, _)) = self.engine() {
             return Some(docker.supervised(self.images()));
@@ -534,7 +558,7 @@ impl Site {
         &self.host.images
     }
 
-    /// systemd and the daemon, if there is a daemon to manage.
+    /// systemd and the daemon. `None` if there is no daemon to manage.
     fn managed(&self) -> Option<(&SystemBus, &Managed)> {
         match (&self.bus, &self.host.management) {
             (Some(bus), Management::Managed(managed)) => Some((bus, managed)),
@@ -554,8 +578,8 @@ impl Site {
         Some((docker, engine_at(&host.socket)))
     }
 
-    /// Reads the image store. Reuses the snapshot `seen` if the file has not changed
-    /// since.
+    /// Reads the image store. Reuses the snapshot `seen` if the file with the references
+    /// is unchanged.
     async fn image_store(
         &self,
         containerd_root: Option<&Path>,
@@ -568,8 +592,9 @@ impl Site {
         Ok(read.await?)
     }
 
-    /// Reads the store and plans the goal. A rollback uses the containerd root of the
-    /// transaction that it reverts, unless the user gives another one.
+    /// Reads the store, and plans the changes that reach the goal. A rollback uses the
+    /// containerd root of the transaction that it reverts, unless the user gives another
+    /// one.
     async fn draft(
         &self,
         goal: &Goal<'_>,
@@ -604,7 +629,8 @@ impl Draft<'_> {
     }
 }
 
-/// Whether a run that has not ended yet on this host's store may have to stop Docker.
+/// Whether this host's store contains the journal of an unfinished run. Ignores runs that
+/// never stop Docker (`Load` and `Record`).
 fn is_at_work_on(host: &Host) -> bool {
     let images = &host.images;
     host.image_store == StoreKind::Own
@@ -615,7 +641,7 @@ fn is_at_work_on(host: &Host) -> bool {
         )
 }
 
-/// An option that makes no sense for a Kubernetes node.
+/// Returns the first option on the command line that makes no sense for a Kubernetes node.
 fn only_for_docker(args: &HostArgs) -> Option<&'static str> {
     let options = [
         (args.offline, "--offline"),
@@ -645,7 +671,8 @@ fn engine_at(socket: &Path) -> UnixEngine {
     UnixEngine::new(socket, ANSWER_WITHIN)
 }
 
-/// The request that the arguments describe, with the claims from its sources.
+/// The request that the arguments describe. Reads the claims from all files that the
+/// arguments name, or from the claims directories.
 fn request(args: &RequestArgs, report: &mut Report) -> Result<Request, Stop> {
     let terms = &args.terms;
     let nothing_yet = Collected::new(&terms.rewrite).with_tags(terms.tags);
@@ -690,8 +717,8 @@ fn requested(terms: &TermsArgs, collected: Collected, report: &mut Report) -> Re
     }
 }
 
-/// The recorded provenance of digests. If it cannot be read, warns and returns an empty
-/// one.
+/// Reads the recorded provenance of digests. If the file cannot be read, warns and
+/// returns an empty provenance.
 fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     Provenance::read(images).unwrap_or_else(|error| {
         let path = provenance::path(images);
@@ -700,7 +727,8 @@ fn provenance(images: &ImageDir, report: &mut Report) -> Provenance {
     })
 }
 
-/// Warns if a run has not ended, because the references may be in the middle of a change.
+/// Warns if a run has not ended, because that run may be in the middle of changing the
+/// references.
 fn warn_of_pending(site: &Site, report: &mut Report) {
     match Journal::read(site.images().data_root()) {
         Ok(None) => {}

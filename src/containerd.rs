@@ -1,8 +1,9 @@
-//! The containerd API: the boundary to the daemon that keeps the images of a Kubernetes
-//! node. With the containerd image store, the same daemon keeps Docker's images.
+//! The containerd API, with which digestfix reads and changes the images of a Kubernetes
+//! node. With the containerd image store, Docker keeps its images in containerd too.
 //!
-//! digestfix makes a few different gRPC calls over a Unix socket (containerd 1.6 to 2.1,
-//! `api/services`; Kubernetes' `runtime.v1`, which containerd serves on the same socket).
+//! digestfix makes gRPC calls over a Unix socket. Some calls belong to containerd's own
+//! API (1.6 to 2.1, `api/services`). The other calls belong to Kubernetes' `runtime.v1`,
+//! which containerd serves on the same socket.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +19,7 @@ mod messages;
 
 pub use client::Client;
 
-/// The most requests in flight at the same time.
+/// The maximum number of simultaneous requests.
 pub const AT_ONCE: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,8 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
 }
 
-/// The manifest or index at which a record points (containerd's `types.Descriptor`).
+/// The manifest or index that an image record points at (containerd's
+/// `types.Descriptor`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
@@ -88,7 +90,7 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CriImage {
     pub id: ImageId,
-    /// The image's tags and digests, with domain and namespace.
+    /// The image's full references, by tag and by digest.
     pub names: Vec<String>,
 }
 
@@ -99,18 +101,18 @@ pub trait Node {
 
     async fn record(&self, name: &str) -> Result<Option<Record>, ContainerdError>;
 
-    /// Creates a record. Returns false if a record with that name exists.
+    /// Creates a record. Returns false if a record with this name already exists.
     async fn create(&self, record: &Record) -> Result<bool, ContainerdError>;
 
-    /// Removes a record. Succeeds if the record does not exist. containerd 2 removes the
-    /// record only if it points at this target.
+    /// Removes a record. Succeeds even if the record does not exist. containerd 2 removes
+    /// the record only if the record still has the same target.
     async fn remove(&self, record: &Record) -> Result<(), ContainerdError>;
 
     /// All images that the CRI lists.
     async fn cri_images(&self) -> Result<Vec<CriImage>, ContainerdError>;
 
-    /// The image that the CRI finds by a reference. A kubelet makes this call before it
-    /// pulls.
+    /// The image that the CRI finds by a reference. A kubelet asks the CRI in the same
+    /// way before it pulls an image.
     async fn cri_image(&self, reference: &str) -> Result<Option<ImageId>, ContainerdError>;
 
     /// The text of a manifest. `None` if containerd does not have the manifest, or if its

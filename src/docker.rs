@@ -1,5 +1,5 @@
 //! Docker: its API ([`engine`]), its [`container`]s, and the [`content_store`] in which
-//! it keeps manifests.
+//! Docker keeps manifests.
 
 pub mod container;
 pub mod content_store;

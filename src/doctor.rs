@@ -1,8 +1,8 @@
 //! Doctor: checks what would prevent a change on this host, and how to fix it.
 //!
-//! Each check is independent, so one error does not hide another. If a check cannot run,
-//! that is reported. The doctor does not start, stop or write anything, and does not take
-//! digestfix's lock.
+//! Each check is independent, so one error does not hide another. The doctor also reports
+//! each check that it cannot run. The doctor does not start, stop or write anything, and
+//! does not take digestfix's lock.
 
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub enum Check {
     DataRoot,
     /// `repositories.json`.
     References,
-    /// Units that would stop along with Docker, and conflicting jobs.
+    /// Units that would stop along with Docker, and conflicting systemd jobs.
     OtherUnits,
     Containers,
     /// A run that holds the lock.
@@ -81,11 +81,11 @@ impl Check {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Ok,
-    /// Worth a look, but would not prevent an apply.
+    /// A finding that needs attention, but would not prevent an apply.
     Warning,
-    /// Would prevent an apply.
+    /// A problem that would prevent an apply.
     Problem,
-    /// Could not be checked, because another check failed.
+    /// The check did not run, because another check failed.
     NotSeen,
 }
 

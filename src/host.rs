@@ -1,10 +1,10 @@
-//! Host: finds Docker's directories, files and unit on this host, and which source names
-//! each of them.
+//! Host: finds Docker's directories, files and unit on this host, and records where each
+//! of these facts comes from.
 //!
-//! Each fact (data root, storage driver, configuration file, API socket) comes from the
-//! first source that names it, in this order: flags, the running engine, the unit's
-//! command line, daemon.json, defaults. Two sources that disagree are an error, because a
-//! restart would start Docker with other settings than the running one.
+//! The facts are the data root, the storage driver, the configuration file and the API
+//! socket. A fact comes from the first source that names it: flags, the running engine,
+//! the unit's command line, daemon.json, defaults. If two sources disagree, digestfix
+//! returns an error, because a restart would change the settings of the running Docker.
 
 pub mod api_clients;
 pub mod impact;
@@ -74,7 +74,8 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The image store that the flags select. `None` if the flags do not select one.
+    /// The image store that the flags select. `None` if the flags do not select an image
+    /// store.
     pub fn choice(&self) -> Option<StoreChoice> {
         let says_docker = self.data_root.is_some()
             || self.driver.is_some()
@@ -89,7 +90,7 @@ impl Flags {
     }
 }
 
-/// Whose images a command is about.
+/// The images that a command works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreChoice {
@@ -112,17 +113,19 @@ pub struct Host {
     pub image_store: StoreKind,
     pub images: ImageDir,
     pub management: Management,
-    /// The facts with their sources, as shown to the user.
+    /// What digestfix found out about Docker, with the source of each fact, as shown to
+    /// the user.
     pub sources: Vec<Finding>,
-    /// Set if Docker is stopped and may use another image store when it starts again.
+    /// Why a stopped Docker may use another image store at its next start. `None` if
+    /// there is no doubt.
     pub stopped: Option<Stopped>,
 }
 
 /// The daemon that digestfix may have to stop and start.
 #[derive(Debug, Clone)]
 pub enum Management {
-    /// No daemon runs, because the data root is on a mounted disk or in an image that is
-    /// being built.
+    /// No daemon runs, because the data root is on a mounted disk or in a machine image
+    /// that is being built.
     Offline,
     Managed(Box<Managed>),
     /// The containerd of a Kubernetes node. digestfix sends requests to it, but never
@@ -138,7 +141,7 @@ pub struct Managed {
     /// The information that the engine reports. `None` if the engine is not running.
     pub engine: Option<Info>,
     pub socket: PathBuf,
-    /// dockerd's configuration file. The file need not exist.
+    /// The path of dockerd's configuration file, which may be missing.
     pub config_file: PathBuf,
     /// The value of `--live-restore` on dockerd's command line.
     pub live_restore_flag: Option<bool>,
@@ -146,18 +149,20 @@ pub struct Managed {
     /// or its configuration file.
     pub live_restore_at_start: bool,
     /// Command-line options that dockerd forgets when it reloads its configuration.
+    /// Without these options, dockerd is only slower.
     pub forgotten_by_reload: Vec<String>,
-    /// Options that a reload must not make dockerd forget, even for a moment.
+    /// Command-line options that dockerd also forgets when it reloads its configuration.
+    /// Without these options, more than dockerd's speed changes.
     pub undone_by_reload: Vec<String>,
-    /// Whether the configuration file enables docker-proxy without naming the program's
-    /// path.
+    /// Whether the configuration file has `userland-proxy: true` without a
+    /// `userland-proxy-path`.
     pub leaves_proxy_to_be_found: bool,
     /// The command and the configuration with which dockerd will start next.
     pub start: Start,
 }
 
-/// Finds a data root for which no daemon runs. With `--data-root`, ignores this host's
-/// own configuration.
+/// Finds the data root for a run with `--offline`. If `--data-root` is given, does not
+/// read this host's daemon.json.
 pub fn find_offline(flags: &Flags) -> Result<Host, HostError> {
     let args = DockerdArgs::default();
     let config = if flags.data_root.is_some() {

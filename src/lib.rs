@@ -13,7 +13,7 @@
 //! | [`state`] | what digestfix keeps on disk |
 //! | [`host`] | where Docker is on this host, and what a restart would affect |
 //! | [`plan`] | claims compared with references: changes, conflicts, refusals |
-//! | [`claims`] | what users and files say about images, and how well it is known |
+//! | [`claims`] | the claims of users and files about images, and the trust in each claim |
 //! | [`store`] | the image stores |
 //! | [`docker`] | Docker's API, and its containers |
 //! | [`containerd`] | containerd's API, and the CRI |
@@ -37,7 +37,8 @@ mod sys;
 mod systemd;
 mod transaction;
 
-// For the program, its man pages, the tests in tests/ and the benchmarks.
+// These exports are for the program, its man pages, the tests in tests/ and the
+// benchmarks.
 pub use claims::{claim, rewrite, source};
 pub use cli::Cli;
 pub use commands::run;

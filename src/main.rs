@@ -6,9 +6,9 @@ use digestfix::{Cli, Output, open_files};
 use nix::sys::stat::{Mode, umask};
 use tracing::level_filters::LevelFilter;
 
-/// digestfix sets a mode for every file and directory that it creates, and the umask
-/// removes no bit of these modes. If a mode were missing, the umask would ensure that
-/// only the owner can write the file.
+/// digestfix creates every file and directory with an explicit mode, and this umask
+/// removes no bit of these modes. If the code forgets a mode, this umask still ensures
+/// that only the owner can write the file.
 const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
 
 fn main() -> ExitCode {
@@ -28,8 +28,8 @@ fn log(level: LevelFilter) {
         .with_max_level(level)
         .with_writer(|| Output::of_process().log())
         .with_ansi(false)
-        // tracing's own errors would also go to standard error. If that is closed, they
-        // must not end the program half-way.
+        // tracing would print its own errors to standard error. If standard error is
+        // closed, this print would end the program half-way.
         .log_internal_errors(false)
         .init();
 }

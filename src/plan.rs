@@ -1,8 +1,8 @@
-//! Plan: compares claims with the store, and decides what must change or why a claim
-//! cannot be met.
+//! Plan: compares claims with the store, and decides which references must change, or why
+//! digestfix must refuse a claim.
 //!
-//! The functions here work on plain data. A plan contains every change. If a claim cannot
-//! be met, there is no plan, and the refusals name all reasons.
+//! The functions of this module do no I/O. A plan contains every change to the store. If
+//! digestfix refuses a claim, it makes no plan, and the refusals list all reasons.
 
 pub mod carried;
 pub mod status;
@@ -44,15 +44,16 @@ use resolver::Resolver;
 pub struct Request {
     pub claims: Vec<Claim>,
     pub removals: Vec<Reference>,
-    /// Keys in the reference store. If Docker ignores an entry with one of these keys,
-    /// the plan removes that entry too.
+    /// Keys in the reference store that the user wants to remove. The plan removes an
+    /// entry with such a key if Docker ignores the entry.
     pub keys: Vec<Key>,
     /// Whether claims may replace conflicting references.
     pub replace: bool,
     /// Whether a claimed digest may be identical to the ID of an image on this host.
     pub allow_image_id_digest: bool,
     pub evidence: Evidence,
-    /// The lowest trust that a change may have. `None` accepts any trust.
+    /// The lowest level of trust in a claim that the user accepts. `None` accepts every
+    /// level.
     pub require: Option<Trust>,
 }
 
@@ -60,13 +61,14 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     pub text: String,
-    /// The reason why the text is not a reference that can be removed. `None` if it is one.
+    /// The reason why the text is not a reference that can be removed. `None` if the text
+    /// is a reference that can be removed.
     pub is_none: Option<String>,
 }
 
 impl Request {
-    /// The request, with the manifests of its digests that containerd stores as further
-    /// evidence.
+    /// Returns the request with additional evidence: the manifests that containerd stores
+    /// for the request's digests.
     pub(crate) fn with_manifests_of(&self, here: &ContainerdStore) -> Self {
         let claimed = self.claims.iter().filter_map(Claim::digest);
         let indexes = self.evidence.indexes();
@@ -75,7 +77,8 @@ impl Request {
         self.with_manifests(digests.flat_map(|digest| here.manifests(digest)))
     }
 
-    /// The request, with manifests that containerd stores as further evidence.
+    /// Returns the request with additional evidence: `found`, manifests from containerd's
+    /// content store.
     pub(crate) fn with_manifests(&self, found: impl IntoIterator<Item = (Digest, String)>) -> Self {
         let mut request = self.clone();
         request
@@ -85,26 +88,26 @@ impl Request {
     }
 }
 
-/// The store after the change, and the difference to the store before it.
+/// The planned state of the reference store, and how it differs from the present state.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub after: Store,
-    /// The difference, in the order of the store's file.
+    /// The changed references, in the order of the store's file.
     pub changes: Vec<Change>,
-    /// The changes to entries that Docker ignores.
+    /// The changes to reference store entries that Docker ignores.
     pub entries: Vec<EntryChange>,
-    /// The target of each claim, in the order of the claims.
+    /// The reference and image that each claim resolves to, in the order of the claims.
     pub targets: Vec<Target>,
     pub removals: Vec<Reference>,
     pub skipped: Vec<Skipped>,
-    /// Images that will have no reference that the engine counts. After the change,
-    /// Docker shows these images as dangling, and the next `docker image prune` removes
-    /// them.
+    /// Images that the change leaves without any reference that Docker can parse. After
+    /// the change, Docker shows these images as dangling, and the next
+    /// `docker image prune` removes them.
     pub orphans: Vec<ImageId>,
-    /// Images and names on this host that may be meant by claims for which no image was
-    /// found.
+    /// If digestfix found no image for a claim: images and names on this host that the
+    /// claim may mean.
     pub hints: Hints,
-    /// For each reference, the index in `targets` of the target with the highest trust.
+    /// For each reference, the claim with the highest trust, as an index into `targets`.
     bases: BTreeMap<Reference, usize>,
 }
 
@@ -121,13 +124,14 @@ pub struct Target {
     pub typed: bool,
 }
 
-/// A source's claim that changes nothing on this host, and the reason.
+/// A skipped claim from a file, and the reason why this claim changes nothing on this
+/// host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     pub claim: String,
     pub why: Why,
-    /// Whether the claim is about an OCI manifest whose image is not on this host. If so,
-    /// a conversion may have changed the manifest.
+    /// Whether the claim is about an OCI manifest whose image is not on this host. In
+    /// that case, a tool may have converted the manifest from Docker's format.
     pub strange_oci: bool,
 }
 
@@ -135,41 +139,41 @@ pub struct Skipped {
 pub enum Why {
     #[error("its image is not on this host")]
     NotHere,
-    /// The claim may be about several images.
-    #[error("several images here could be meant: {}", .0.join(", "))]
+    /// The claim could mean any of several images.
+    #[error("the claim could mean several images on this host: {}", .0.join(", "))]
     Several(Vec<String>),
     /// The image has no name on this host, so no repository can have its digest.
     #[error("image {0} has no name here; tag it, or give it a name with the claim NAME@DIGEST={0}")]
     Nameless(String),
-    /// The claim has an image ID in place of a digest.
+    /// The claim contains an image ID where a digest must be.
     #[error(
-        "its digest is {0}; no registry serves that. To see the right digest, on a host that pulled the \
+        "its digest is {0}, which no registry serves. To see the right digest, on a host that pulled the \
          image: docker images --digests"
     )]
     ImageId(Whose),
-    /// On this host, the image's digest is an image ID. The claimed digest may be the
-    /// right one, but nothing proves it.
+    /// This host records an image ID in place of the image's digest. The claimed digest
+    /// may be the right digest, but no evidence proves it.
     #[error(
-        "the image has {0} there, but that is {1}; no registry serves it. Next: run the same command with \
-         --replace"
+        "this host records {0} for the image, but the digest is {1}, which no registry serves. Next: run \
+         the same command with --replace"
     )]
     BesideImageId(String, Whose),
-    /// The claim would add the tag of a pin, but on this host Docker or containerd sets
-    /// tags.
-    #[error("digestfix does not set tags here; to set it: {command}")]
+    /// The claim (`NAME:TAG@DIGEST`) requires a tag that this host lacks. On this host,
+    /// the user must set tags with Docker or containerd.
+    #[error("digestfix does not set tags on this host; to set this tag: {command}")]
     SetByOthers {
         tag: Box<Reference>,
-        /// A digest reference that the same request gives to the image.
+        /// A digest reference that the same request adds for the image.
         pin: Option<Box<Reference>>,
         command: String,
     },
-    /// The digest belongs to an index, and no manifest shows which image on this host it
-    /// stands for.
-    #[error("it is an index, and {0}")]
+    /// The claimed digest belongs to an index, but the manifest that links the index to
+    /// an image on this host is missing.
+    #[error("the digest belongs to an index, and {0}")]
     ManifestMissing(Box<MissingManifest>),
 }
 
-/// One line of the difference between two stores.
+/// One reference that the plan adds, moves or removes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
     pub reference: Reference,
@@ -181,7 +185,7 @@ pub struct Change {
     pub to: Option<ImageId>,
 }
 
-/// The change to an entry that Docker ignores.
+/// The change to a reference store entry that Docker ignores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EntryChange {
@@ -192,7 +196,7 @@ pub struct EntryChange {
 }
 
 impl EntryChange {
-    /// The value that this entry has in a store.
+    /// The present value of this entry in the given store.
     fn now<'a>(&self, store: &'a Store) -> Option<&'a str> {
         store.entry(&self.repository, &self.key)
     }
@@ -203,8 +207,8 @@ impl EntryChange {
 }
 
 impl Plan {
-    /// Plans a request for this store. `images` are the images whose config is in the
-    /// image store (`imagedb`).
+    /// Plans a request for this store. `images` contains every image whose config is in
+    /// Docker's image store (`imagedb`).
     pub fn new(
         store: &Store,
         images: &dyn Images,
@@ -241,8 +245,8 @@ impl Plan {
         if hints.example.is_some() {
             hints.nameless = resolver.nameless().to_vec();
         }
-        // Do not report an image without a name if another claim of the same request
-        // gives it one.
+        // An image without a name is no problem if another claim of the request gives a
+        // name to the image.
         let named: BTreeSet<String> = targets.iter().map(|one| one.image.to_string()).collect();
         skipped.retain(|one| !matches!(&one.why, Why::Nameless(image) if named.contains(image)));
         let strange_oci = skipped.iter().any(|skipped| skipped.strange_oci);
@@ -323,7 +327,8 @@ impl Plan {
         Self::of(after, changes, entries, targets, skipped, removals)
     }
 
-    /// Builds the plan for changes that `after` already contains.
+    /// Builds a plan from the changes. `after` is the store that already contains the
+    /// changes.
     fn of(
         after: Store,
         changes: impl Iterator<Item = Change>,
@@ -337,8 +342,8 @@ impl Plan {
         let left = left.chain(entries.iter().map(|entry| &entry.from));
         let left = left.flatten().cloned();
         let orphans = orphans(&after, left.collect());
-        // Sort by bytes, like the file. The order of [`Reference`] puts digests before
-        // tags, and sorts names by their registry.
+        // Sort the references by bytes, as in the store's file. The order of
+        // [`Reference`] puts digests before tags, and sorts names by their registry.
         changes.sort_by_cached_key(|change| {
             let reference = &change.reference;
             (reference.repository().familiar(), reference.familiar())
@@ -367,8 +372,9 @@ impl Plan {
         }
     }
 
-    /// Removes tags that claims in files would add, for a host where Docker or containerd
-    /// sets tags. `command` returns the command that sets a tag.
+    /// Removes the tags that claims in files would add, because on this host the user
+    /// must set tags with Docker or containerd. `command` returns the command that sets a
+    /// tag.
     pub(crate) fn without_new_tags(
         self,
         command: impl Fn(&Reference, Option<&Reference>) -> String,
@@ -430,7 +436,7 @@ impl Plan {
         Self { hints, ..plan }
     }
 
-    /// A name that the image has before the change. `None` if it has none.
+    /// A name that the image has before the change. `None` if the image has no name.
     pub fn name_of(&self, image: &ImageId) -> Option<Reference> {
         let is_new = |reference: &Reference| {
             let mut changes = self.changes.iter();
@@ -446,12 +452,14 @@ impl Plan {
         self.len() == 0
     }
 
-    /// The number of references and other entries that change.
+    /// The number of reference store entries that change, including entries that Docker
+    /// ignores.
     pub fn len(&self) -> usize {
         self.changes.len() + self.entries.len()
     }
 
-    /// Whether no claim could be applied, and no removal was requested.
+    /// Whether the request has no effect: digestfix skipped every claim, and the user
+    /// requested no removal.
     pub fn is_unmet(&self) -> bool {
         let asks_for_more = !(self.removals.is_empty() && self.entries.is_empty());
         self.targets.is_empty() && !asks_for_more && !self.skipped.is_empty()
@@ -464,8 +472,7 @@ impl Plan {
         skipped.any(|one| matches!(&one.why, Why::Nameless(other) if *other == image))
     }
 
-    /// The target with the highest trust for a reference that is new or changes its
-    /// image.
+    /// Among the claims for this reference, the claim with the highest trust.
     pub fn basis(&self, reference: &Reference) -> Option<&Target> {
         self.targets.get(*self.bases.get(reference)?)
     }
@@ -475,8 +482,8 @@ impl Plan {
         dropped.map(|change| &change.reference)
     }
 
-    /// Undoes this plan's changes in a store that other programs may have changed since.
-    /// Keeps the changes that they made.
+    /// Undoes this plan's changes in a store. Keeps later changes that other programs
+    /// made to the store.
     pub fn take_back(&self, store: &mut Store) {
         for change in &self.changes {
             let present = store.get(&change.reference).map(str::to_owned);
@@ -497,7 +504,7 @@ impl Plan {
     }
 }
 
-/// The removals of entries that Docker ignores.
+/// Finds the entries that Docker ignores and that the user wants to remove.
 fn passed_over(store: &Store, request: &Request) -> Result<Vec<EntryChange>, Vec<Refusal>> {
     let mut refusals = Vec::new();
     let mut found: Vec<EntryChange> = Vec::new();
@@ -533,8 +540,8 @@ fn passed_over(store: &Store, request: &Request) -> Result<Vec<EntryChange>, Vec
     }
 }
 
-/// The images that no counted reference points at, in ascending order. The engine does
-/// not count references that it cannot parse.
+/// The images without a reference that the engine can parse, in ascending order. The
+/// engine ignores a reference that it cannot parse.
 fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     if !images.is_empty() {
         for entry in store.entries() {
@@ -548,8 +555,8 @@ fn orphans(store: &Store, mut images: BTreeSet<String>) -> Vec<ImageId> {
     ids.collect()
 }
 
-/// Whether the digest is the ID of an image on this host. If it is, the user confused the
-/// two.
+/// Whether the digest is the ID of an image on this host. In that case, someone confused
+/// an image ID with a digest.
 pub fn digest_is_image_id(digest: &Digest, images: &dyn Images) -> bool {
     digest
         .to_string()

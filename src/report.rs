@@ -1,5 +1,5 @@
-//! Report: what people and machines read. A report is either text, written while things
-//! happen, or one JSON object at the end.
+//! Report: what people and machines read. A report is either text, which digestfix writes
+//! during the run, or one JSON object at the end of the run.
 //!
 //! No function in this module fails or panics, so a closed terminal cannot stop a
 //! transaction half-way.
@@ -60,13 +60,13 @@ use table::Table;
 use tally::Tally;
 use text::{Text, Tone};
 
-/// The JSON object's name for the image store of a Kubernetes node.
+/// The name that JSON output uses for the image store of a Kubernetes node.
 const KUBERNETES: &str = "kubernetes";
 
-/// The most reasons that the text shows.
+/// The maximum number of reasons that the text shows.
 const MAX_REASONS: usize = 20;
 
-/// The most characters of one reason that the text shows.
+/// The maximum number of characters of one reason that the text shows.
 const MAX_REASON_CHARS: usize = 10_000;
 
 pub struct Report {
@@ -84,10 +84,11 @@ pub struct Report {
     observer: Option<Observer>,
 }
 
-/// The most claims that one line names if they could not be applied.
+/// The maximum number of skipped claims that one line names.
 const MOST_NAMED: usize = 5;
 
-/// The claims about images that are not on this host, with the text of the first ones.
+/// Lists the claims about images that are not on this host: names the first few, and
+/// counts the others.
 fn named(plan: &Plan) -> String {
     let skipped = plan.skipped.iter();
     let elsewhere: Vec<&str> = skipped
@@ -102,8 +103,8 @@ fn named(plan: &Plan) -> String {
 }
 
 impl Report {
-    /// A report about `command`, in the form that the flags choose. The invocation
-    /// supplies the host options for the commands that the texts contain.
+    /// A report about `command`, as text or JSON. `invocation` contains the options that
+    /// select the host. Messages add these options to the commands that they show.
     pub fn new(command: &'static str, output: &OutputArgs, invocation: Invocation) -> Self {
         Self {
             json: output.json,
@@ -184,7 +185,8 @@ impl Report {
     }
 
     /// Writes a line for people to standard error, because standard output may be used
-    /// for data. The user runs a command in this line on another host.
+    /// for data. Does not add this host's options to commands in the line, because the
+    /// user types these commands on another host.
     pub fn beside(&self, text: &str) {
         if self.is_read() {
             self.end_live();
@@ -249,7 +251,7 @@ impl Report {
             host.other_image_store = Some(KUBERNETES);
         }
         self.line(
-            "This host is also a Kubernetes node, which has other images; to see them: digestfix status \
+            "This host is also a Kubernetes node, which has other images; to see those images: digestfix status \
              --store kubernetes",
         );
     }
@@ -279,7 +281,9 @@ impl Report {
         let daemon = match (&host.unit, &host.engine) {
             (Some(unit), Some(version)) => format!("{unit} (running, Docker {version})"),
             (Some(unit), None) => format!("{unit} (not running)"),
-            (None, _) => "offline (not checked: which image store its Docker uses)".to_owned(),
+            (None, _) => {
+                "offline (digestfix does not check which image store this Docker uses)".to_owned()
+            }
         };
         let images = match host.image_store {
             Some(store) => format!("{store} image store, snapshotter"),
@@ -312,7 +316,9 @@ impl Report {
             let _ = lines.flush();
         }
         for note in &tally.notes {
-            self.paragraph(format!("not understood, and kept: {note}"));
+            self.paragraph(format!(
+                "digestfix keeps an entry that it does not understand: {note}"
+            ));
         }
         self.paragraph(tally.total());
         for next in tally.next() {
@@ -321,7 +327,7 @@ impl Report {
         let unknown = tally.unknown();
         for name in &unknown {
             self.warning(&format!(
-                "nothing here has the name {name}. To see all names: digestfix status"
+                "no image on this host has the name {name}. To see all names: digestfix status"
             ));
         }
         let result = match tally.has_problem() || !unknown.is_empty() {
@@ -332,8 +338,8 @@ impl Report {
         result
     }
 
-    /// Keeps the references of a store for the metrics. Does not keep those of Docker's
-    /// own image store, because the metrics read these references from a file after the
+    /// Keeps the references of an image store for the metrics. Skips Docker's own image
+    /// store, because the metrics read its references from repositories.json after the
     /// run.
     pub fn sees(&mut self, store: &ImageStore) {
         if let Some(observer) = &mut self.observer
@@ -362,8 +368,8 @@ impl Report {
         self.document.unmet == Some(true)
     }
 
-    /// Reports the skipped claims: counts those about images of other hosts, and shows
-    /// the others.
+    /// Reports the skipped claims: counts the claims about images of other hosts, and
+    /// shows the other claims.
     pub fn say_skipped(&mut self, plan: &Plan) {
         let mut elsewhere = 0;
         for skipped in &plan.skipped {
@@ -397,7 +403,7 @@ impl Report {
         }
     }
 
-    /// Shows the change that was made, if a single `--quiet` has hidden it so far.
+    /// If a single `--quiet` has hidden the plan so far, shows the plan.
     pub fn speak_of_change(&mut self, plan: &Plan) {
         if self.quiet == 1 {
             self.quiet = 0;
@@ -411,10 +417,13 @@ impl Report {
         self.document.method = method;
         match method {
             Some(Method::Load) => self.paragraph(
-                "Nothing stops: images are in containerd, and the running Docker loads the manifests.",
+                "digestfix stops nothing: images are in containerd, and the running Docker loads \
+                 the manifests.",
             ),
             Some(Method::Record) => {
-                self.paragraph("Nothing stops: only containerd's names of images change.");
+                self.paragraph(
+                    "digestfix stops nothing: only containerd's names of images change.",
+                );
             }
             Some(Method::Restart) | None => {}
         }
@@ -475,7 +484,7 @@ impl Report {
         self.document.archive = Some(ArchiveDocument { file, bytes });
     }
 
-    /// Reports an archive whose images are on this host.
+    /// Adds an archive to the report. The images of the archive are on this host.
     pub fn archive(&mut self, archive: LoadedArchive) {
         self.document.archives.push(archive);
     }
@@ -513,7 +522,7 @@ impl Report {
         self.say(&*self.invocation.in_full(text));
     }
 
-    /// Writes the line with the result of the command.
+    /// Writes the line that states the result of the command.
     pub fn conclude(&self, text: &str) {
         self.paragraph(&*self.invocation.in_full(text));
     }
@@ -521,7 +530,7 @@ impl Report {
     /// Writes a line with the command that rolls this change back.
     pub fn say_way_back(&self) {
         if let (Some(id), None) = (&self.document.transaction, &self.document.rollback_of) {
-            self.line(&format!("To undo this: digestfix rollback {id}"));
+            self.line(&format!("To undo these changes: digestfix rollback {id}"));
         }
     }
 
@@ -530,14 +539,14 @@ impl Report {
         self.document.rollback_of = Some(id.to_owned());
     }
 
-    /// Replaces the references for the metrics with those after a change.
+    /// Gives the metrics the references after a change.
     pub fn sees_changed(&mut self, plan: &Plan) {
         if let Some(observer) = &mut self.observer {
             observer.sees_changed(&plan.after);
         }
     }
 
-    /// Sets whether anything was changed, and the backup.
+    /// Sets whether the run has changed the host, and the path of the backup.
     pub fn done(&mut self, changed: bool, backup: Option<PathBuf>) {
         self.document.changed = Some(changed);
         self.document.backup = backup;
@@ -640,7 +649,8 @@ impl Progress for Report {
         let observer = self.observer.as_mut();
         let is_told = observer.is_some_and(|observer| observer.step(&self.document, step, detail));
         self.end_live();
-        // If standard output also goes to journald, the step would appear twice.
+        // If journald reads standard output, do not write the step there, because the
+        // journal already contains the step.
         if !(self.stdout.journal && is_told) {
             let time = Tone::Faint.of(format!("{seconds:>8.3} s"));
             self.say(time.and(format!("  {detail}")));
@@ -665,10 +675,10 @@ impl Progress for Report {
     }
 }
 
-/// The next step for a problem that has no advice of its own.
+/// The next step to print for a problem without specific advice.
 fn again() -> String {
     match typed() {
-        Some(line) => format!("fix what is named above, then: {line}"),
+        Some(line) => format!("fix the problem above, then: {line}"),
         None => observer::NEXT.to_owned(),
     }
 }
@@ -681,15 +691,17 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// The trust of a target, and the source of the evidence.
+/// The trust in a claim (asserted, matched or proven), and the source of the evidence.
 fn basis_of(target: &Target) -> String {
     basis(target.trust, target.typed, &target.origin)
 }
 
 fn basis(trust: Trust, typed: bool, origin: &str) -> String {
     match trust {
-        Trust::Asserted if typed => "asserted: typed by hand, nothing here proves it".to_owned(),
-        Trust::Asserted => format!("asserted by {origin}, nothing here proves it"),
+        Trust::Asserted if typed => "asserted: typed by hand; nothing on this host proves the \
+                                     claim"
+            .to_owned(),
+        Trust::Asserted => format!("asserted by {origin}; nothing on this host proves the claim"),
         Trust::Matched => format!("matched: same image ID in {origin}"),
         Trust::Proven => format!("proven by the manifest in {origin}"),
     }

@@ -1,14 +1,21 @@
 //! What digestfix keeps on disk:
 //!
-//! - [`lock`]: one digestfix at a time on a data root
-//! - [`journal`]: what a transaction that has not ended is about to do
-//! - [`pending`]: markers by which a later run finds such transactions
-//! - [`loading`]: the archives that a run makes Docker load
-//! - [`history`]: the record of each transaction
-//! - [`provenance`]: the evidence for each digest that digestfix wrote
-//! - [`retention`]: how long records and backups are kept
+//! - [`lock`] lets only one digestfix at a time work on a data root.
 //!
-//! Each format has a version, and a fixture that must remain readable (tests/formats).
+//! - [`journal`] says what an unfinished transaction is about to do.
+//!
+//! - [`pending`] contains markers, by which a later run finds unfinished transactions.
+//!
+//! - [`loading`] names the archives that a run makes Docker load.
+//!
+//! - [`history`] contains the record of each transaction.
+//!
+//! - [`provenance`] contains the evidence for each digest that digestfix wrote.
+//!
+//! - [`retention`] decides how long digestfix keeps records and backups.
+//!
+//! Each file format has a version, and an example in tests/formats that digestfix must
+//! always be able to read.
 
 pub mod history;
 pub mod id;

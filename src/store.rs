@@ -1,7 +1,7 @@
-//! Read access to image stores: Docker's own store with its [`repositories`] file, the
-//! containerd image store that Docker uses ([`containerd`]), and the containerd store
-//! that a kubelet uses ([`node`]). [`archive_size`] estimates how large an archive of
-//! images is.
+//! Read access to image stores. The module [`repositories`] reads Docker's classic store.
+//! The module [`containerd`] reads the containerd image store of Docker. The module
+//! [`node`] reads the containerd store that a kubelet uses. The module [`archive_size`]
+//! estimates how large an archive of images is.
 
 pub mod archive_size;
 pub mod containerd;

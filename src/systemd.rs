@@ -25,8 +25,8 @@ pub enum SystemdError {
     /// The socket accepts a connection, but systemd does not answer.
     #[error("systemd cannot be reached over D-Bus: no answer within {} s", .0.as_secs())]
     Silent(Duration),
-    /// systemd can be reached, but not over the system bus.
-    #[error("the system bus is gone")]
+    /// digestfix can reach systemd, but only over systemd's private socket.
+    #[error("the D-Bus system bus is not available")]
     NoBus,
     /// systemd answered with a refusal.
     #[error("systemd refused: {0}")]
@@ -38,7 +38,7 @@ pub enum SystemdError {
         /// `start` or `stop`.
         verb: &'static str,
         unit: String,
-        /// systemd's name for the outcome. It is `lost` if no signal reported an outcome
+        /// systemd's name for the job's result, or `lost` if no signal reported a result
         /// and the unit is not in the expected state.
         result: String,
     },
@@ -88,18 +88,18 @@ pub struct Unit {
     /// `enabled`, `disabled`, `static`, …; empty if the unit has no file.
     pub file_state: String,
     pub need_daemon_reload: bool,
-    /// The unit was created over D-Bus, has no file, and disappears when it stops.
+    /// Whether this is a transient unit, which has no file and disappears when it stops.
     pub transient: bool,
     /// The unit file that systemd has read. Empty if the unit has no file.
     pub fragment_path: String,
     pub drop_in_paths: Vec<String>,
-    /// Units that can activate this one: sockets, paths, timers.
+    /// Units that can activate this unit: sockets, paths, timers.
     pub triggered_by: Vec<String>,
-    /// Units that systemd stops when this one stops.
+    /// Units that systemd stops when this unit stops.
     pub takes_along: Vec<String>,
-    /// Units that are started before this one.
+    /// Units that systemd starts before this unit.
     pub after: Vec<String>,
-    /// Units that this one requires, wants, or is bound to (`BindsTo=`).
+    /// Units that this unit requires, wants, or is bound to (`BindsTo=`).
     pub needs: Vec<String>,
     pub stop_when_unneeded: bool,
     /// The paths of the unit's `AssertPathExists=` settings.
@@ -111,13 +111,13 @@ impl Unit {
         is_active(&self.active_state)
     }
 
-    /// Whether the unit is not changing its state at the moment.
+    /// Whether the unit's state is stable: active, inactive or failed.
     pub fn is_settled(&self) -> bool {
         matches!(self.active_state.as_str(), "active" | "inactive" | "failed")
     }
 }
 
-/// Whether this state means that the unit is active, and not about to stop.
+/// Whether a unit in this state is active and not about to stop.
 pub fn is_active(active_state: &str) -> bool {
     matches!(active_state, "active" | "reloading" | "refreshing")
 }
@@ -134,14 +134,14 @@ pub fn runs(active_states: &BTreeMap<String, String>, unit: &str) -> bool {
 pub struct Service {
     /// The ID of the main process. 0 if no main process runs.
     pub main_pid: u32,
-    /// Which processes a stop kills (`systemd.kill(5)`).
+    /// Which processes systemd kills when the service stops (`systemd.kill(5)`).
     pub kill_mode: String,
     /// The control group below `/sys/fs/cgroup`. Empty if the unit has no control group.
     pub control_group: String,
     /// The timeout after which systemd kills a service that does not stop. `None` if
     /// there is no timeout.
     pub timeout_stop: Option<Duration>,
-    /// The command line, in which variables are not expanded yet.
+    /// The command line before systemd expands its variables.
     pub exec_start: Vec<String>,
     pub environment: Vec<String>,
     /// The files of `EnvironmentFile=`, and whether each file may be missing.
@@ -175,7 +175,8 @@ pub trait ServiceManager {
     /// The paths at which a socket unit listens.
     async fn listening_paths(&self, socket: &str) -> Result<Vec<String>, SystemdError>;
     async fn unit_of_process(&self, pid: u32) -> Result<String, SystemdError>;
-    /// The process ID that the bus, and therefore systemd, uses for this process.
+    /// The process ID under which the D-Bus daemon, and therefore systemd, knows this
+    /// process.
     async fn own_pid(&self) -> Result<u32, SystemdError>;
     /// Makes systemd read unit files again (`systemctl daemon-reload`).
     async fn reload(&self) -> Result<(), SystemdError>;
@@ -184,7 +185,8 @@ pub trait ServiceManager {
     /// Makes systemd forget that a unit has failed, and how often it was started
     /// recently.
     async fn reset_failed(&self, unit: &str) -> Result<(), SystemdError>;
-    /// Stops a unit and its active triggers together, and waits for all jobs that result.
+    /// Stops a unit and its active triggers together. Waits until systemd has finished
+    /// all stop jobs.
     async fn stop(
         &self,
         unit: &str,
@@ -194,11 +196,11 @@ pub trait ServiceManager {
     /// Starts units in the given order, unless systemd's dependencies require another
     /// order. Waits for each job.
     async fn start(&self, units: &[String], within: Duration) -> Result<(), SystemdError>;
-    /// Starts a service that outlives this process, and that systemd restarts whenever it
-    /// fails. Waits until the service reports that it is ready.
+    /// Starts a service that outlives this process. If the service fails, systemd
+    /// restarts it. Waits until the service reports that it is ready.
     async fn start_lasting(&self, service: &OwnService) -> Result<(), SystemdError>;
-    /// Removes the unit file of such a service. The service keeps running until it ends
-    /// by itself.
+    /// Removes the unit file of a service that [`Self::start_lasting`] started. The
+    /// service keeps running until it ends by itself.
     async fn forget_lasting(&self, name: &str) -> Result<(), SystemdError>;
     /// Runs a program once with the environment of another service, and writes its output
     /// to `output`. Waits until the program has ended, and returns whether it succeeded.
@@ -208,15 +210,17 @@ pub trait ServiceManager {
         other: &Service,
         output: BorrowedFd<'_>,
     ) -> Result<bool, SystemdError>;
-    /// Makes logind delay a shutdown as long as the returned descriptor is open, but no
+    /// Makes logind delay a shutdown until the returned descriptor is closed, but no
     /// longer than `InhibitDelayMaxSec=`.
     async fn delay_shutdown(&self, why: &str) -> Result<OwnedFd, SystemdError>;
-    /// Whether the machine is shutting down, so that systemd starts no units any more.
+    /// Whether the machine is shutting down. During a shutdown, systemd starts no more
+    /// units.
     async fn is_shutting_down(&self) -> bool;
 }
 
-/// Every other active unit that would stop along with `unit` and its active triggers,
-/// according to the dependencies that systemd has loaded.
+/// The active units that systemd would stop if `unit` and its active triggers were
+/// stopped, without these units themselves. The list follows the dependencies that
+/// systemd has loaded.
 pub async fn carried_along(
     manager: &impl ServiceManager,
     unit: &Unit,

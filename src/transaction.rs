@@ -1,11 +1,12 @@
-//! Transaction engine. A transaction begins, applies its changes, restores everything
-//! else and concludes. If a step fails, it undoes its changes, restores and concludes.
+//! Transaction engine. A transaction changes image references, restores everything else
+//! that it touched on the host, and records how it ended. If a step fails, the
+//! transaction undoes its changes.
 //!
-//! A [`Method`] changes the references. [`restart`] stops Docker and replaces its
-//! reference file, [`load`] makes the running Docker load manifests, and [`record`] adds
-//! names in the containerd of a Kubernetes node. The engine does the rest, which is the
-//! same for all methods: watchdog, pending marker, history record, journal, and how each
-//! of them ends. [`recovery`] finishes a killed run.
+//! A [`Method`] changes the references. The [`restart`] method stops Docker and replaces
+//! its reference file. The [`load`] method makes the running Docker load manifests. The
+//! [`record`] method adds image names to the containerd of a Kubernetes node. This module
+//! does what all methods have in common: it manages the watchdog, the pending marker, the
+//! history record and the journal. If a run is killed, [`recovery`] finishes the run.
 
 pub mod reserve;
 pub mod watchdog;
@@ -42,13 +43,13 @@ pub mod restart;
 use leftover::Leftover;
 use outcome::{Ended, Failure, HostNow, Outcome, Progress};
 
-/// The Docker that a transaction manages, in the form that every method needs.
+/// What every method needs to know about the Docker that it changes.
 #[derive(Debug)]
 pub struct Docker<'a, M> {
     pub manager: &'a M,
     pub host: &'a Managed,
-    /// The directory of the pending markers: [`PENDING`](crate::state::pending::PENDING),
-    /// except in tests.
+    /// The directory with a pending marker for each unfinished transaction. Except in
+    /// tests, this is [`PENDING`](crate::state::pending::PENDING).
     pub pending: &'a Path,
 }
 
@@ -68,8 +69,8 @@ impl<'a, M> Docker<'a, M> {
         }
     }
 
-    /// Adds the pending marker. A recovery finds the images of this Docker by this
-    /// marker.
+    /// Adds the pending marker: the file in which a recovery reads where this Docker
+    /// keeps its images.
     pub fn supervised(&self, images: &ImageDir) -> Supervised<'a, M> {
         Supervised {
             by: self.supervisor(),
@@ -78,14 +79,14 @@ impl<'a, M> Docker<'a, M> {
     }
 }
 
-/// What ensures that a killed run is recovered: a watchdog that systemd runs, and a
-/// directory of pending markers.
+/// Ensures that a killed run is recovered. systemd runs a watchdog for each run, and a
+/// directory contains a pending marker for each unfinished run.
 #[derive(Debug)]
 pub struct Supervisor<'a, M> {
     /// systemd, which runs the watchdog.
     pub manager: &'a M,
-    /// The directory of the pending markers: [`PENDING`](crate::state::pending::PENDING),
-    /// except in tests.
+    /// The directory with a pending marker for each unfinished transaction. Except in
+    /// tests, this is [`PENDING`](crate::state::pending::PENDING).
     pub pending: &'a Path,
 }
 
@@ -97,20 +98,21 @@ impl<M> Clone for Supervisor<'_, M> {
 
 impl<M> Copy for Supervisor<'_, M> {}
 
-/// A [`Supervisor`], and the pending marker by which a recovery finds the images.
+/// A [`Supervisor`], and the pending marker that tells a recovery where the images are.
 #[derive(Debug)]
 pub struct Supervised<'a, M> {
     pub by: Supervisor<'a, M>,
     pub marker: Marker,
 }
 
-/// What a method is about to do. The engine writes it to disk before the method acts.
+/// What a method is about to do. [`Tx`] writes this to disk before the method changes
+/// anything.
 #[derive(Debug)]
 pub struct Begun {
     /// For the journal.
     pub intent: Intent,
     pub references: References,
-    /// For the history record.
+    /// What the history record says about the method.
     pub how: How,
 }
 
@@ -122,20 +124,20 @@ pub trait Method<M> {
     /// Returns what the method is about to do. Touches nothing.
     async fn begin(&mut self, tx: &mut Tx<'_, M>) -> Result<Begun, Failure>;
 
-    /// Changes the references, and verifies that they are as planned. After an error, the
-    /// engine calls [`Method::undo`].
+    /// Changes the references, and verifies that they are as planned. If this fails,
+    /// [`Tx`] calls [`Method::undo`].
     async fn apply(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// Restores the references found at the beginning, no matter at which step
-    /// [`Method::apply`] failed. Returns the references that it could not restore. Fails
-    /// if Docker is not running afterwards, or if the references may be a mixture of old
-    /// and new ones.
+    /// Restores the references to their state at the beginning of the transaction.
+    /// [`Method::apply`] may have failed at any step. Returns the references that it
+    /// could not restore. Fails if Docker is not running afterwards, or if the references
+    /// may be a mixture of old and new ones.
     async fn undo(&mut self, tx: &mut Tx<'_, M>, why: &Failure) -> Result<Vec<Leftover>, Failure>;
 
-    /// Restores everything except the references.
+    /// Restores everything that the method touched, except the references.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure>;
 
-    /// Returns what to report about the host at the end of the transaction.
+    /// Returns what the report at the end of the transaction says about the host.
     async fn found(&mut self, tx: &mut Tx<'_, M>) -> Found;
 
     /// Returns the state of the host after a failed undo.
@@ -148,16 +150,16 @@ pub struct Found {
     pub containers: Vec<Change>,
     /// The path of the former reference store, kept as a backup.
     pub backup: Option<PathBuf>,
-    /// The loaded references whose layers the engine has only in unpacked form. Their
-    /// containers run, but `docker push` fails.
+    /// The loaded references whose layers Docker has only in unpacked form. Docker can
+    /// run containers of these images, but `docker push` of these images fails.
     pub run_only: Vec<Reference>,
-    /// Undo started Docker again, so Docker was unavailable for a while.
+    /// Whether undo started Docker again, so that Docker was unavailable for a while.
     pub restarted: bool,
 }
 
-/// One transaction, whichever method it uses.
+/// One transaction. This type is the same for all methods.
 pub struct Tx<'a, M> {
-    /// The ID, after which the files of the transaction are named.
+    /// The ID of the transaction. The names of its files contain this ID.
     id: String,
     images: &'a ImageDir,
     lock: RootLock,
@@ -175,9 +177,13 @@ pub struct Tx<'a, M> {
 }
 
 impl<'a, M: ServiceManager> Tx<'a, M> {
-    /// A transaction that applies `plan`, which was made while `lock` was held. Without
-    /// `supervised`, it only edits files: there is no Docker to manage, and no watchdog.
-    #[allow(clippy::too_many_arguments, reason = "each is another kind of thing")]
+    /// Creates a transaction that applies `plan`. The caller made the plan while it held
+    /// `lock`. If `supervised` is `None`, the transaction only edits files: there is no
+    /// Docker to manage, and no watchdog.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each argument has its own type, so the compiler finds swapped arguments"
+    )]
     pub fn new(
         images: &'a ImageDir,
         lock: RootLock,
@@ -236,10 +242,10 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Ensures, before the method acts, that a killed run can be recovered: starts the
+    /// Makes a killed run recoverable before the method changes anything. Starts the
     /// watchdog, then writes the pending marker, the history record and the journal.
-    /// `close` works in the opposite order. So while a journal is on disk, a recovery
-    /// finds it by its marker.
+    /// `close` removes the journal first, then the marker, and ends the watchdog last. So
+    /// whenever a journal is on disk, a pending marker leads a recovery to it.
     async fn begin<R: Method<M>>(&mut self, method: &mut R) -> Result<(), Failure> {
         self.progress.transaction_begins(&self.id);
         let begun = method.begin(self).await?;
@@ -259,8 +265,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
             begun.how,
         )?);
         let journal = Journal::new(&self.id, begun.references, begun.intent);
-        // Set the journal before writing it, so that `close` removes it even after a
-        // partial write.
+        // Set `self.journal` before the file is written, so that `close` removes even a
+        // half-written file.
         Ok(self.journal.insert(journal).write(&self.lock)?)
     }
 
@@ -271,7 +277,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Concludes after the references were changed and verified. After this point,
+    /// Ends a transaction whose references are changed and verified. From here on,
     /// digestfix undoes nothing.
     async fn end(&mut self, method: &mut impl Method<M>) -> Ended {
         let restored = method.restore(self).await;
@@ -285,8 +291,9 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         };
         match self.conclude(restored, end, changed).await {
             Ok(()) => {
-                // Remove the mark of an earlier load. This run has either recorded the
-                // claims of that load, or warned about them when it began.
+                // Remove the file that marks an interrupted `digestfix load`. The present
+                // run has recorded the digests of that load, or has warned at its start
+                // that these digests may be missing.
                 if let Err(error) = Loading::end(&self.lock) {
                     self.progress.warning(&error);
                 }
@@ -297,7 +304,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Undoes the transaction after `failure`, at whichever step it occurred.
+    /// Undoes the transaction because of `failure`, which may come from any step.
     async fn back(&mut self, method: &mut impl Method<M>, failure: Failure) -> Ended {
         self.progress.warning(&format!("{failure}; undoing"));
         self.progress.begin("undoing");
@@ -316,7 +323,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
                 why: taken_back.clone(),
             },
             Some(undo) => End::Broken {
-                why: format!("{failure}; and undoing it failed: {undo}"),
+                why: format!("{failure}; and the undo failed: {undo}"),
             },
         };
         match self.conclude(undone, end, !left.is_empty()).await {
@@ -343,14 +350,15 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         let recorded = Provenance::record(self.images, &self.lock, &self.plan);
         if let Err(error) = recorded {
             self.progress.warning(&format!(
-                "the sources of the new references could not be saved for `digestfix status`: {error}"
+                "digestfix could not save where the new references come from, so \
+                 `digestfix status` may not show it: {error}"
             ));
         }
     }
 
-    /// Writes how the run ended to the history record, and closes the transaction. On an
-    /// error, the watchdog keeps trying. `changed` means that the references differ from
-    /// those found at the beginning.
+    /// Writes to the history record how the run ended, and closes the transaction. If
+    /// this fails, the watchdog keeps trying to finish the transaction. `changed` is true
+    /// if the references differ from those at the beginning.
     async fn conclude(
         &mut self,
         ended: Result<(), Failure>,
@@ -358,9 +366,10 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         changed: bool,
     ) -> Result<(), Failure> {
         match self.end_record(end(ended.as_ref().err())) {
-            // If a record has no end, a later run adds one, usually from the contents of
-            // Docker's file. For a load or a change of a node's records, the later run
-            // would note that nothing was changed. That would be wrong in this case, so
+            // If a history record does not say how its run ended, a later run adds the
+            // outcome. It usually derives the outcome from the contents of Docker's
+            // reference file. With the load and record methods, however, the later run
+            // would write that nothing has changed. This run has changed references, so
             // keep the journal.
             Err(failure) if ended.is_ok() && changed && self.is_told_by_its_record_alone() => {
                 return Err(failure);
@@ -379,7 +388,7 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
     fn warn_of_end(&mut self, noted: Result<(), Failure>) {
         if let Err(failure) = noted {
             self.progress.warning(&format!(
-                "the end of this run could not be recorded: {failure}"
+                "digestfix could not record how this run ended: {failure}"
             ));
         }
     }
@@ -409,13 +418,15 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         if let Some(watchdog) = self.watchdog.take()
             && let Err(error) = watchdog.end(by.manager).await
         {
-            tracing::info!("the watchdog could not be ended now, and ends by itself: {error}");
+            tracing::info!(
+                "digestfix could not stop the watchdog ({error}); the watchdog will end by itself"
+            );
         }
         Ok(())
     }
 
-    /// Removes old records and backups. If the transaction failed, keeps every backup,
-    /// because this run made no newer one.
+    /// Removes old history records, and old backups of the reference store. If the
+    /// transaction failed, keeps every backup, because this run made no newer backup.
     fn retire(&mut self, done: bool) {
         let limits = done.then_some(self.limits);
         for problem in retention::enforce(self.images, &self.lock, &self.id, limits) {
@@ -439,8 +450,8 @@ impl<'a, M: ServiceManager> Tx<'a, M> {
         }
     }
 
-    /// Writes the new plan to the record and the journal. Called if the references have
-    /// changed since the first plan.
+    /// Writes the new plan to the history record and the journal. Called if the
+    /// references have changed since the first plan.
     fn planned_again(&mut self, references: References) -> Result<(), Failure> {
         if let Some(record) = &mut self.record {
             record.plan(&references, &self.plan);

@@ -2,7 +2,7 @@
 //! roots that no Docker uses. Each case is a directory without Rust code. The README.md
 //! there explains how to add a case.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::env;
@@ -93,7 +93,7 @@ fn each_problem_says_what_to_type() {
 /// the case or test that shows that it helps.
 const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
     (
-        "does no harm: leave it",
+        "does no harm: leave the entry",
         "nothing is to be done: 76-remove-what-docker-ignores",
     ),
     (
@@ -121,24 +121,24 @@ const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
         "18-from-a-manifest: the right one is applied",
     ),
     (
-        "one of the images without a name",
+        "if you mean an image without a name",
         "70-image-without-a-name: named and applied",
     ),
     (
-        "see what it is: ls -ld",
+        "check what this file is: ls -ld",
         "cli cures::a_shell_mends_a_data_root",
     ),
     (
         "that file or leave it out",
         "16-from-a-list: a whole one is applied",
     ),
-    ("for a pipe or a device: >FILE", "lab save::"),
+    ("redirect standard output: >FILE", "lab save::"),
     (
-        "name one that is here",
+        "write a name that this host has",
         "05-apply: one that is here is applied",
     ),
     (
-        "run it on the host that pulled the images",
+        "run export on the host that pulled the images",
         "31-export-with-manifests",
     ),
     ("load the image first", "lab carry::"),

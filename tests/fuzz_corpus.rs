@@ -5,11 +5,7 @@
 //! input that hangs from a busy machine. An input that hangs keeps this test from ending,
 //! and `tests/fuzz/run` detects it by libFuzzer's own timeout.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test may fail so"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 #[path = "fuzz/targets.rs"]
 mod targets;

@@ -15,11 +15,7 @@
 //! If Go is installed, the test asks it about these texts again, and about others with a
 //! new seed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test may fail so"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::io::Write;
 use std::path::Path;

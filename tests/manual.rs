@@ -8,7 +8,7 @@
 //!
 //! `tests/manpages` checks the pages that are generated from this text.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

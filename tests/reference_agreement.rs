@@ -7,7 +7,7 @@
 //! upper case without a dot or a port (`FOO/a`, 80). It also counts the registry as part
 //! of a name's 255 characters (5). On all other inputs, the two agree.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::PathBuf;
 use std::{env, fs};

@@ -3,7 +3,7 @@
 //! src/lib.rs lists them from top to bottom. A room imports only from rooms below it, so
 //! there are no cycles. Code that is compiled only for tests may import from any room.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

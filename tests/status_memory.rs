@@ -1,7 +1,7 @@
 //! The peak memory of `status` with many references. This is a test program of its own,
 //! because the kernel reports the peak of all child processes together.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fmt::Write;
 use std::fs::{self, File};

@@ -12,7 +12,7 @@ use crate::claims::row::{MOST_COLUMNS, Meaning, row, without_scheme, words};
 use crate::image::digest::{Digest, ImageId};
 use crate::image::reference::{Reference, ReferenceError, Repository, Tag};
 
-/// One claim: parsed, but not yet looked up in a store.
+/// One parsed claim. digestfix has not yet looked up the claim's image on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub text: String,
@@ -22,13 +22,14 @@ pub struct Claim {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A user typed the claim for this host, so its image must be in this host's store.
-    Typed,
-    /// Like `Typed`, but the user pasted a row of a table that shows the image's ID next
-    /// to its digest.
-    Pasted,
-    /// The claim is from this file, at this place. It may be about an image of another
+    /// A user typed the claim on the command line, so the claim's image must be on this
     /// host.
+    Typed,
+    /// The user pasted a row of `docker images --digests` that shows the image's ID and
+    /// digest.
+    Pasted,
+    /// The claim is from a file. The string names the file, and the line if known. The
+    /// image may exist only on another host.
     Source(String),
 }
 
@@ -52,30 +53,31 @@ pub enum Statement {
         tag: Tag,
         digest: Digest,
     },
-    /// `NAME@DIGEST`: the only image of the repository has that digest.
+    /// `NAME@DIGEST`: the only image of the repository NAME has that digest.
     OnlyImageHasDigest {
         repository: Repository,
         digest: Digest,
     },
-    /// `REF=IMAGE`: the reference points at that image.
+    /// `REF=IMAGE`: the reference REF points at the image IMAGE.
     PointsAt {
         /// A reference with either a tag or a digest.
         reference: Reference,
         image: ImageName,
     },
-    /// A source contains this manifest. The image that the manifest proves gets the
-    /// digest, in each of its repositories on this host.
+    /// A file contains the manifest with this digest. The image of the manifest gets this
+    /// digest in each of the image's repositories on this host.
     ManifestBrought {
         digest: Digest,
-        /// The repository that the source names. If the image is in this repository, the
-        /// digest is recorded for no other repository.
+        /// The repository that the file names. If the image is in this repository,
+        /// digestfix adds the digest only to this repository.
         repository: Option<Repository>,
-        /// Whether an index lists the manifest, so that it may be for another platform.
+        /// Whether an index lists the manifest. If so, the manifest may be for another
+        /// platform.
         in_index: bool,
     },
 }
 
-/// How a person names an image that is in the store.
+/// The name of an image in a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageName {
     Id(ImageId),
@@ -83,7 +85,7 @@ pub enum ImageName {
     Prefix(String),
     /// A reference that points at the image; it has a tag or a digest.
     Reference(Reference),
-    /// Either of the two: `cafe` may be a repository or the beginning of an image ID.
+    /// A reference or the beginning of an image ID: the text `cafe` could be both.
     ReferenceOrPrefix(Reference, String),
 }
 
@@ -94,8 +96,8 @@ pub struct ClaimError {
     problem: Problem,
     /// The corrected claim, if digestfix knows the mistake and can correct it.
     pub instead: Option<String>,
-    /// Whether a part of the claim is missing that only a host that pulled the image can
-    /// show.
+    /// Whether the claim is incomplete, and the user must look up the missing part on a
+    /// host that pulled the image.
     pub is_elsewhere: bool,
 }
 
@@ -121,7 +123,7 @@ enum Problem {
     Reference(#[from] ReferenceError),
     #[error("{0}")]
     Mistake(String),
-    #[error("it names no digest; write NAME:TAG@sha256:HEX, NAME@sha256:HEX or REF=IMAGE")]
+    #[error("the digest is missing; write NAME:TAG@sha256:HEX, NAME@sha256:HEX or REF=IMAGE")]
     NoDigest,
     #[error("the part left of \"=\" must be a tag (NAME:TAG) or a digest (NAME@sha256:HEX)")]
     NameOnly,
@@ -131,16 +133,18 @@ enum Problem {
     )]
     TagAndDigest,
     #[error(
-        "the part right of \"=\" must be an image ID, the beginning of one, or a reference: {0}"
+        "the part right of \"=\" must be an image ID, the first digits of an image ID, or a reference: {0}"
     )]
     Image(ReferenceError),
     #[error("in an image ID, 1 to 64 hexadecimal digits (0-9, a-f) follow \"sha256:\"")]
     IdDigits,
-    #[error("\"sha256\" cannot be a repository name: the engine would take it for a digest")]
+    #[error(
+        "\"sha256\" cannot be a repository name, because the engine would read the name as a digest"
+    )]
     AmbiguousName,
     #[error(
-        "the engine keeps {full} under {familiar}, the name of another repository; tag the image with \
-         another name"
+        "the engine stores {full} under the short name {familiar}, but {familiar} is the name of another \
+         repository; tag the image with another name"
     )]
     AnothersName { full: String, familiar: String },
 }
@@ -155,7 +159,8 @@ impl Claim {
         }
     }
 
-    /// Whether the claim adds this reference, or finds its image by this reference.
+    /// True if the claim adds this reference. Also true if the claim finds its image by
+    /// this reference.
     pub fn is_about(&self, one: &Reference) -> bool {
         match &self.statement {
             Statement::TaggedHasDigest {
@@ -178,14 +183,13 @@ impl Claim {
                 };
                 names || reference == one
             }
-            // A manifest may be for an image in any repository, so digestfix searches all
-            // repositories.
+            // A manifest does not show the repository of its image.
             Statement::ManifestBrought { .. } => false,
         }
     }
 
-    /// Builds the claim for a statement in a file. Fails if the engine cannot store the
-    /// name in the statement.
+    /// Builds a claim from a file's content. Fails if the engine cannot store the
+    /// repository name.
     pub fn sourced(text: String, statement: Statement, place: &str) -> Result<Self, ClaimError> {
         let repository = match &statement {
             Statement::TaggedHasDigest { repository, .. }
@@ -234,8 +238,8 @@ impl FromStr for Claim {
     }
 }
 
-/// The error for a text that is not a claim. Names the user's mistake if it is a known one;
-/// otherwise, reports the parser's problem.
+/// The error for a text that is not a claim. The error describes a known mistake if the
+/// user made one. Otherwise, the error contains the parser's message.
 fn mistaken(text: &str, problem: Problem) -> ClaimError {
     let Some(mistake) = mistake::of(text) else {
         return ClaimError::new(text.to_owned(), problem);
@@ -254,8 +258,7 @@ fn mistaken(text: &str, problem: Problem) -> ClaimError {
     }
 }
 
-/// The statement of a pasted row of `docker images --digests`. `None` if the text is not
-/// such a row.
+/// Parses a pasted row of `docker images --digests`. `None` for any other text.
 fn pasted(text: &str) -> Option<Statement> {
     if !text.contains(char::is_whitespace) {
         return None;
@@ -302,9 +305,9 @@ fn statement(text: &str) -> Result<Statement, Problem> {
 }
 
 /// Checks that the engine can store a repository's name. moby's store refuses the name
-/// `sha256` (`refstore/store.go`, `addReference`). moby also finds a repository by its
-/// familiar name, and the familiar form of some docker.io names is the name of a
-/// repository in another registry.
+/// `sha256` (`refstore/store.go`, `addReference`). moby looks up a repository by its
+/// short name, which omits `docker.io`. For some docker.io names, the short name equals
+/// the name of a repository in another registry.
 fn usable(repository: &Repository) -> Result<Repository, Problem> {
     if repository.familiar() == "sha256" {
         return Err(Problem::AmbiguousName);
@@ -320,8 +323,8 @@ fn usable(repository: &Repository) -> Result<Repository, Problem> {
 
 fn image_name(text: &str) -> Result<ImageName, Problem> {
     if let Some(hex) = text.strip_prefix("sha256:") {
-        // As a reference, this text would be a tag of a repository `sha256`. Such a
-        // repository cannot exist.
+        // The text cannot be a reference, because no repository can have the name
+        // `sha256`.
         if !is_id_prefix(hex) {
             return Err(Problem::IdDigits);
         }
@@ -343,8 +346,8 @@ fn image_name(text: &str) -> Result<ImageName, Problem> {
     })
 }
 
-/// Parses a reference as `docker tag` and `docker run` do: a name without a tag means the
-/// tag `latest`, and a digest overrides a tag beside it.
+/// Parses a reference as `docker tag` and `docker run` do. A name without a tag means the
+/// tag `latest`. If a name has a tag and a digest, the digest counts.
 pub(crate) fn pointer(text: &str) -> Result<Reference, ReferenceError> {
     let reference = Reference::parse(text)?;
     let repository = reference.repository().clone();

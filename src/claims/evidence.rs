@@ -1,8 +1,8 @@
-//! Evidence: facts from sources that show which image a digest belongs to.
+//! Evidence: facts from files that show which image a digest belongs to.
 //!
-//! A manifest is proof: its bytes hash to the digest, and its config is the image's ID. A
-//! record from another host is a match: that host's Docker recorded the digest for the
-//! same image ID.
+//! A manifest is proof, because its bytes hash to the digest, and it contains the image's
+//! ID (the digest of the image's config). A record from another host is a match, because
+//! Docker on that host recorded the digest for the same image ID.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use crate::image::digest::{Digest, ImageId};
 use crate::image::manifest::{Descriptor, Format, MAX_INDEX_DEPTH, MAX_INDEX_ENTRIES, Manifest};
 use crate::image::platform::Platform;
 
-/// The most images for which other hosts may have recorded one digest. An index lists one
-/// image for each platform, and each of them may be on a different host.
+/// The most images that the records of other hosts may give for one digest. Several images
+/// can share the digest of an index, because an index has one image for each platform.
 pub const MAX_RECORDS_OF_A_DIGEST: usize = 1_000;
 
-/// The most bytes of manifests to keep verbatim, so that digestfix can give them to an
-/// engine.
+/// The most bytes of manifests to keep in memory. digestfix keeps the exact bytes,
+/// because an engine may have to load them.
 pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
 
-/// Manifests, and records of other hosts.
+/// All evidence: manifests, and the digests that other hosts recorded.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
     manifests: BTreeMap<Digest, Brought>,
     texts: BTreeMap<Digest, Arc<str>>,
     kept_bytes: usize,
     records: BTreeMap<Digest, BTreeMap<ImageId, String>>,
-    /// Records with only the first digits of an image ID.
+    /// Digests that other hosts recorded, with only the first digits of the image ID.
     beginnings: BTreeMap<Digest, BTreeMap<String, String>>,
     parts_here: BTreeMap<Digest, BTreeMap<ImageId, String>>,
-    /// The entries of indexes, by the digest of the manifest that they list.
+    /// For each manifest that an index lists: the entry in the index.
     listed: BTreeMap<Digest, Listed>,
 }
 
@@ -48,19 +48,19 @@ struct Brought {
     origin: String,
 }
 
-/// The images that have a digest, according to manifests.
+/// The images to which a digest belongs, as proven by manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof<'a> {
-    /// The images, each with the source of its manifest.
+    /// The images, each with the file that contains its manifest.
     pub images: BTreeMap<&'a ImageId, &'a str>,
-    /// Whether every manifest below an index was read, so that no other image can have
-    /// the digest.
+    /// Whether digestfix has every manifest below an index. If so, no other image can
+    /// have the digest.
     pub complete: bool,
-    /// The source that contains the manifest or index with this digest.
+    /// The file that contains the manifest or index with this digest.
     pub origin: &'a str,
 }
 
-/// The state of a walk through the indexes below a digest.
+/// The state while digestfix visits an index and the indexes that it lists.
 struct Walk<'a> {
     seen: BTreeSet<&'a Digest>,
     entries_left: usize,
@@ -69,16 +69,15 @@ struct Walk<'a> {
 /// What the evidence says about one digest and one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The image has the digest, with this trust, according to this source.
+    /// This file shows that the image has the digest.
     Supports(Trust, String),
-    /// The image does not have the digest: these other images have it, with this trust,
-    /// according to this source.
+    /// This file shows that the digest belongs to the listed images, and not to this image.
     Denies(Trust, Vec<String>, String),
     Silent,
 }
 
 impl Evidence {
-    /// Adds a manifest. The caller has computed `digest` from the manifest's bytes.
+    /// Adds a manifest. The caller must compute `digest` from the manifest's bytes.
     pub fn add_manifest(&mut self, digest: Digest, manifest: Manifest, origin: &str) {
         if let Manifest::Index(children) = &manifest
             && !self.manifests.contains_key(&digest)
@@ -102,8 +101,8 @@ impl Evidence {
         });
     }
 
-    /// Adds manifests and keeps their bytes. The caller has computed each digest from its
-    /// text.
+    /// Adds manifests and keeps their bytes. The caller must compute each digest from the
+    /// manifest's text.
     pub fn add_texts(&mut self, texts: impl IntoIterator<Item = (Digest, String)>, origin: &str) {
         for (digest, text) in texts {
             if let Ok(manifest) = Manifest::parse(text.as_bytes()) {
@@ -113,7 +112,8 @@ impl Evidence {
         }
     }
 
-    /// Keeps the bytes of a manifest that was added, up to a total of [`MAX_KEPT_BYTES`].
+    /// Keeps the bytes of a manifest, unless the kept manifests would exceed
+    /// [`MAX_KEPT_BYTES`].
     pub fn keep(&mut self, digest: &Digest, bytes: &[u8]) {
         let Ok(text) = std::str::from_utf8(bytes) else {
             return;
@@ -125,9 +125,9 @@ impl Evidence {
         }
     }
 
-    /// The bytes of the manifests that prove that an image has a digest: the image's own
-    /// manifest, or an index and each manifest between the index and the image. `None` if
-    /// one of them is missing.
+    /// The manifests that prove that a digest belongs to an image. These are the image's
+    /// own manifest, or the manifests on a path from an index to the image. Both ends of
+    /// the path are included. `None` if one of these manifests is missing.
     pub fn way(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, Arc<str>>> {
         self.way_below(digest, image, 0, &mut BTreeSet::new())
     }
@@ -154,7 +154,8 @@ impl Evidence {
         Some(way)
     }
 
-    /// The entry for a manifest in an index that some source contains.
+    /// The entry for this manifest in an index. `None` if no known index lists the
+    /// manifest.
     pub fn listed(&self, digest: &Digest) -> Option<&Listed> {
         self.listed.get(digest)
     }
@@ -170,8 +171,8 @@ impl Evidence {
         }
     }
 
-    /// Adds a record from another host's Docker. Returns false if the digest has too many
-    /// records.
+    /// Adds a record: Docker on another host recorded the digest for this image ID.
+    /// Returns false if the digest has too many records.
     #[must_use]
     pub fn add_record(&mut self, digest: Digest, image: ImageId, origin: &str) -> bool {
         let images = self.records.entry(digest).or_default();
@@ -179,8 +180,8 @@ impl Evidence {
         images.len() <= MAX_RECORDS_OF_A_DIGEST
     }
 
-    /// Adds a record that has only the first digits of the image ID. Returns false if the
-    /// digest has too many such records.
+    /// Adds a record of another host that contains only the first digits of the image ID.
+    /// Returns false if the digest has too many such records.
     #[must_use]
     pub fn add_beginning(&mut self, digest: Digest, id: &str, origin: &str) -> bool {
         let images = self.beginnings.entry(digest).or_default();
@@ -196,20 +197,21 @@ impl Evidence {
         images.flat_map(BTreeMap::keys).map(String::as_str)
     }
 
-    /// Notes that an image on this host has a digest that the index lists.
+    /// Adds the fact that the index lists a digest of this image, and that the image is
+    /// on this host.
     pub fn add_part_here(&mut self, index: Digest, image: ImageId, origin: String) {
         let images = self.parts_here.entry(index).or_default();
         images.entry(image).or_insert(origin);
     }
 
-    /// The images on this host whose digest is listed in the index.
+    /// The images on this host whose digest the index lists.
     pub fn parts_here(&self, index: &Digest) -> impl Iterator<Item = &ImageId> {
         let images = self.parts_here.get(index).into_iter();
         images.flat_map(BTreeMap::keys)
     }
 
-    /// The manifests that an index lists but no source contains, in the index's order.
-    /// Attestations are left out, because they do not belong to an image.
+    /// The manifests that an index lists but no file contains, in the index's order.
+    /// Omits attestations, because an attestation is not an image.
     pub fn missing_parts(&self, index: &Digest) -> impl Iterator<Item = &Descriptor> {
         let of_no_platform = |child: &Descriptor| {
             let platform = child.platform.as_ref();
@@ -229,7 +231,7 @@ impl Evidence {
             .map(|(digest, _)| digest)
     }
 
-    /// The images that provably have the digest. `None` if no source contains the
+    /// The images to which the digest provably belongs. `None` if no file contains the
     /// digest's manifest.
     pub fn proof(&self, digest: &Digest) -> Option<Proof<'_>> {
         let (digest, brought) = self.manifests.get_key_value(digest)?;
@@ -278,7 +280,7 @@ impl Evidence {
         }
     }
 
-    /// The images that other hosts recorded for the digest.
+    /// The image IDs that other hosts recorded for the digest.
     pub fn recorded(&self, digest: &Digest) -> impl Iterator<Item = &ImageId> {
         self.records
             .get(digest)
@@ -305,7 +307,7 @@ impl Evidence {
         self.recorded_verdict(digest, image)
     }
 
-    /// The verdict that follows from other hosts' records alone.
+    /// Compares the digest and the image only with the records of other hosts.
     fn recorded_verdict(&self, digest: &Digest, image: &ImageId) -> Verdict {
         let whole = self.records.get(digest);
         let beginnings = self.beginnings.get(digest);
@@ -329,7 +331,8 @@ impl Evidence {
     }
 
     /// Whether the digest's manifest is in OCI's format. If a tool converted the image
-    /// from Docker's format, its OCI manifest has another digest.
+    /// from Docker's format, the digest of the OCI manifest differs from the digest in
+    /// the registry.
     pub fn is_oci(&self, digest: &Digest) -> bool {
         matches!(
             self.manifests.get(digest),
@@ -339,7 +342,7 @@ impl Evidence {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::image::digest::Algorithm;

@@ -8,7 +8,7 @@ use crate::image::reference::{Reference, Tag};
 /// The number of digits of an image ID that `docker images` shows.
 const SHORT_ID: usize = 12;
 
-/// Characters that are invisible or look like a space, with their names.
+/// Characters that are invisible or look like a space. Each has a name for the message.
 const UNSEEN: [(char, &str); 9] = [
     ('\u{200b}', "a zero-width space"),
     ('\u{200c}', "a zero-width non-joiner"),
@@ -28,17 +28,20 @@ const WIDE: u32 = '\u{ff01}' as u32 - '!' as u32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub what: String,
-    /// The text with these mistakes corrected. `None` if none of them can be corrected.
+    /// The text in which digestfix has corrected the mistakes that it can correct. `None`
+    /// if digestfix cannot correct any mistake.
     pub instead: Option<String>,
-    /// Whether a part of the claim is missing that only a host that pulled the image can
-    /// show.
+    /// Whether the claim is incomplete, and the user must look up the missing part on a
+    /// host that pulled the image.
     pub is_elsewhere: bool,
 }
 
-/// Recognizes one kind of mistake. Returns its description and the corrected text.
+/// A function that recognizes one kind of mistake. It returns a description of the
+/// mistake, and the corrected text.
 type Repair = fn(&str) -> Option<(String, String)>;
 
-/// Looks for known mistakes in a text that is not a claim. `None` if it finds none.
+/// Looks for known mistakes in a text that is not a claim. `None` if the text has no
+/// known mistake.
 pub(super) fn of(text: &str) -> Option<Mistake> {
     if let Some(what) = beyond_repair(text) {
         return Some(Mistake {
@@ -79,14 +82,14 @@ fn beyond_repair(text: &str) -> Option<String> {
         return Some("this row of docker images has no digest".to_owned());
     }
     if is_digest(text) || is_bare_id(text) && text.len() == SHORT_ID {
-        return Some("it has no name; write NAME:TAG@ before it".to_owned());
+        return Some("the name is missing; write NAME:TAG@ before this text".to_owned());
     }
     let (_, digest) = text.rsplit_once('@')?;
     let digits = digest.strip_prefix("sha256:").unwrap_or(digest);
     (digits.len() == SHORT_ID && digits.bytes().all(is_lower_hex)).then(|| {
         format!(
-            "{digits} is only the beginning of an image ID or a digest, as docker images shows it; a digest \
-             has 64 digits"
+            "{digits} is only the beginning of an image ID or a digest, as docker images shows IDs and digests. \
+             A digest has 64 digits"
         )
     })
 }
@@ -116,7 +119,12 @@ fn seen(text: &str) -> Option<(String, String)> {
             None => instead.push(char),
         }
     }
-    (!found.is_empty()).then(|| (format!("it has {} in it", found.join(" and ")), instead))
+    (!found.is_empty()).then(|| {
+        (
+            format!("the text contains {}", found.join(" and ")),
+            instead,
+        )
+    })
 }
 
 fn narrow(text: &str) -> Option<(String, String)> {
@@ -127,7 +135,7 @@ fn narrow(text: &str) -> Option<(String, String)> {
     let wide: String = text.chars().filter(|char| narrow(*char) != *char).collect();
     (!wide.is_empty()).then(|| {
         (
-            format!("it has full-width characters in it ({wide})"),
+            format!("the text contains full-width characters ({wide})"),
             text.chars().map(narrow).collect(),
         )
     })
@@ -138,7 +146,7 @@ fn bare(text: &str) -> Option<(String, String)> {
         char.is_whitespace() || matches!(char, '"' | '\'' | '`' | ',' | ';')
     });
     (bare != text).then(|| {
-        let what = "it has spaces, quotes or a comma around it";
+        let what = "spaces, quotes or a comma surround the text";
         (what.to_owned(), bare.to_owned())
     })
 }
@@ -146,7 +154,10 @@ fn bare(text: &str) -> Option<(String, String)> {
 fn without_scheme(text: &str) -> Option<(String, String)> {
     ["http://", "https://"].into_iter().find_map(|scheme| {
         let rest = text.strip_prefix(scheme)?;
-        Some((format!("a name has no {scheme} before it"), rest.to_owned()))
+        Some((
+            format!("a name does not begin with {scheme}"),
+            rest.to_owned(),
+        ))
     })
 }
 
@@ -185,8 +196,8 @@ fn is_hex(text: &str) -> bool {
     text.len() == Algorithm::Sha256.hex_len() && text.bytes().all(is_lower_hex)
 }
 
-/// Any other character that a name cannot contain. Such a character may look like an
-/// allowed one.
+/// Finds a character that is not ASCII. Such a character can look like a letter that is
+/// allowed in a name.
 fn strange(text: &str) -> Option<String> {
     let strange = text.chars().find(|char| !char.is_ascii())?;
     Some(format!(
@@ -207,8 +218,8 @@ mod tests {
         let meant = format!("quay.io/app:1@sha256:{HEX}");
         for (typed, named) in [
             (format!("quay.io/app:1@{HEX}"), "sha256: is missing"),
-            (format!("http://{meant}"), "no http://"),
-            (format!("https://{meant}"), "no https://"),
+            (format!("http://{meant}"), "begin with http://"),
+            (format!("https://{meant}"), "begin with https://"),
             (format!("{meant}/"), "end with /"),
             (format!("quay.io/app:1/@sha256:{HEX}"), "end with /"),
             (
@@ -218,7 +229,7 @@ mod tests {
             (format!("\u{feff}{meant}"), "a byte-order mark (U+FEFF)"),
             (
                 format!("quay.io/app：1＠sha256：{HEX}"),
-                "full-width characters in it (：＠：)",
+                "full-width characters (：＠：)",
             ),
             (format!(" \"{meant}\","), "quotes"),
             (
@@ -240,7 +251,7 @@ mod tests {
         for (typed, named) in [
             ("app:1@ac5322604bca", "beginning of an image ID"),
             ("app:1@sha256:ac5322604bca", "beginning of an image ID"),
-            ("ac5322604bca", "no name"),
+            ("ac5322604bca", "the name is missing"),
             (
                 "app  1.25  <none>  ac5322604bca  2 days ago  100MB",
                 "row of docker images",

@@ -1,5 +1,5 @@
-//! `--rewrite FROM=TO`: renames the repositories in a source to their names on this host,
-//! for example if the images were tagged for a private registry.
+//! `--rewrite FROM=TO`: renames the repositories in a file to their names on this host.
+//! For example, the user may have tagged the images for a private registry.
 
 use std::str::FromStr;
 
@@ -15,8 +15,8 @@ pub struct Rewrite {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "write FROM=TO: the beginning of a repository name, and what replaces it \
-         (docker.io/library=registry:5000/hub)"
+    "write FROM=TO; TO replaces FROM at the beginning of a repository name \
+         (for example: docker.io/library=registry:5000/hub)"
 )]
 pub struct RewriteError;
 
@@ -39,7 +39,8 @@ impl FromStr for Rewrite {
 }
 
 impl Rewrite {
-    /// The part of the name after `FROM`, in full or in familiar form.
+    /// The part of the repository's name after `FROM`. `None` if neither the full nor the
+    /// short name begins with `FROM`.
     fn rest(&self, repository: &Repository) -> Option<String> {
         [repository.full(), repository.familiar()]
             .into_iter()
@@ -50,8 +51,8 @@ impl Rewrite {
     }
 }
 
-/// The name on this host for a repository in a source, by the rule with the longest
-/// `FROM` that applies. An error if the rule makes an invalid name.
+/// Renames a repository by the `--rewrite` rule with the longest `FROM` that applies.
+/// Fails if the new name is invalid.
 pub fn rewritten(repository: &Repository, rules: &[Rewrite]) -> Result<Repository, ReferenceError> {
     let fitting = rules
         .iter()

@@ -7,7 +7,8 @@
 use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, Tag};
 
-/// The fewest digits that can be an image ID: `docker images` shows this many.
+/// The shortest text that counts as an image ID. `docker images` shows this number of
+/// digits.
 const SHORT_ID: usize = 12;
 
 /// Prefixes that tools put before a reference.
@@ -22,7 +23,7 @@ const SCHEMES: [&str; 5] = [
 /// A line with more words than this is not a row of a table.
 pub(super) const MOST_COLUMNS: usize = 16;
 
-/// The texts of one row, unparsed.
+/// The cells of one row, as unparsed text.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Row<'a> {
     pub name: &'a str,
@@ -31,24 +32,25 @@ pub(super) struct Row<'a> {
     pub id: &'a str,
 }
 
-/// What a row means.
+/// What one row of a table says about an image.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// The image of that ID has the digest.
+    /// The row contains a digest and a whole image ID.
     Record(Reference, ImageId),
-    /// The image whose ID begins with these digits has the digest.
+    /// The row contains a digest and the first digits of an image ID.
     Beginning(Reference, String),
-    /// The row gives a digest for the name, but names no image.
+    /// The row contains a name and a digest, but no image ID.
     Pin(Reference),
     Nothing(Lack),
 }
 
-/// The missing part without which a row has no meaning.
+/// The part of a row that is missing or incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lack {
-    /// The row has no digest, for example because the image was loaded.
+    /// The row has no digest, for example because the host loaded the image and did not
+    /// pull it.
     Digest,
-    /// The row has a digest, but no name that clearly belongs to it.
+    /// The row has a digest, but no name that clearly belongs to the digest.
     Name,
     /// The row has only the first digits of a digest.
     Digits,
@@ -98,8 +100,8 @@ impl Row<'_> {
             });
         };
         match none_or(self.tag) {
-            // A tag in Helm's values may contain a digest, and a row may contain the tag
-            // twice.
+            // In Helm's values, a tag may contain a digest (`1.4@sha256:…`). The name may
+            // also contain the tag.
             Some(text) => {
                 let tag = text.split_once('@').map_or(text, |(tag, _)| tag);
                 let tag: Tag = tag.parse().map_err(|_| Lack::Name)?;
@@ -113,7 +115,7 @@ impl Row<'_> {
     }
 }
 
-/// The repository and tag of `named`, with that digest.
+/// Adds the digest to a name, and keeps the name's tag.
 pub(super) fn with_digest(named: &Reference, digest: &Digest) -> Reference {
     let repository = named.repository().clone();
     match named.tag() {
@@ -122,7 +124,7 @@ pub(super) fn with_digest(named: &Reference, digest: &Digest) -> Reference {
     }
 }
 
-/// The text, or `None` if it is a placeholder such as `<none>`.
+/// Returns the text, or `None` for a placeholder such as `<none>`.
 fn none_or(text: &str) -> Option<&str> {
     let text = text.trim();
     (!matches!(text, "" | "-" | "<none>" | "<missing>" | "null" | "none")).then_some(text)
@@ -133,7 +135,7 @@ pub(super) fn without_scheme(text: &str) -> &str {
     stripped.unwrap_or(text)
 }
 
-/// What a row lacks if the text in its digest column is not a digest.
+/// What a text in the digest column lacks: the last digits of a digest, or a whole digest.
 fn cut_or_none(text: &str) -> Lack {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     let hex = hex.trim_end_matches(['.', '\u{2026}']);
@@ -144,7 +146,7 @@ fn cut_or_none(text: &str) -> Lack {
     }
 }
 
-/// Whether a text is a digest and nothing more.
+/// Whether the whole text is a digest.
 pub(super) fn is_digest(text: &str) -> bool {
     let length = "sha256:".len() + Algorithm::Sha256.hex_len();
     text.len() >= length && text.parse::<Digest>().is_ok()
@@ -159,15 +161,15 @@ pub(super) const fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Reads words as a row, unless they may be something else. `apart` is true if more than
-/// a single space separates the words.
+/// Reads the words of a line as a row. `None` if the line may have another meaning.
+/// `apart` is true if more than a single space separates words, for example a tab.
 pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
     let end = |word: Option<&&'a str>| -> &'a str {
         let id = word.copied().unwrap_or_default();
         let bare = id.strip_prefix("sha256:").unwrap_or(id);
         if is_bare_id(bare) { id } else { "" }
     };
-    // The ID may come first.
+    // The image ID may be the first word.
     let (first, words) = match words {
         [first, rest @ ..] if is_bare_id(first) && rest.len() >= 2 => (*first, rest),
         _ => ("", words),
@@ -196,8 +198,8 @@ pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
             digest,
             ..Row::default()
         }),
-        // NAME:TAG DIGEST, and perhaps an ID. If there are two digests, either could be
-        // the ID.
+        // NAME:TAG DIGEST, and perhaps an image ID. A line with two digests is ambiguous,
+        // because either digest could be the image ID.
         [name, digest, rest @ ..]
             if rest.len() <= 1 && whole == 1 && is_digest(digest) && is_tagged(name) =>
         {
@@ -227,8 +229,8 @@ pub(super) fn row<'a>(words: &[&'a str], apart: bool) -> Option<Row<'a>> {
     }
 }
 
-/// Whether a word looks like a tag. Most English words would be valid tags, so the word
-/// must have a digit or be `latest`, or the name must have a slash.
+/// Whether a word looks like a tag. Most English words would be valid tags. So the word
+/// must be `latest` or have a digit, or the name must have a slash.
 fn is_tag(text: &str, name: &str) -> bool {
     !is_digest(text)
         && (name.contains('/')
@@ -246,7 +248,7 @@ fn is_tagged(text: &str) -> bool {
         .is_ok_and(|name| name.tag().is_some() && name.digest().is_none())
 }
 
-/// Reads a word as a pin, with or without a prefix such as `docker://`.
+/// Reads a word as a reference with a digest. Ignores a prefix such as `docker://`.
 pub(super) fn pin(word: &str) -> Option<Reference> {
     pinned(without_scheme(word))
 }
@@ -279,12 +281,13 @@ pub(super) fn words(line: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// The length of the shortest digest that Docker supports, including the `@`.
+/// The length of a SHA-256 digest, including the `@`. Other digests are longer.
 const SHORTEST_PIN: usize = "@sha256:".len() + 64;
 
-/// Reads a string as a pin: a reference with a digest.
+/// Parses a reference with a digest. `None` for any other text.
 pub(super) fn pinned(text: &str) -> Option<Reference> {
-    // Most strings are not pins, and a look at the end of the string is cheap.
+    // Check the end of the text first. This is cheap, and most texts do not end in a
+    // digest.
     let (_, digest) = text.rsplit_once('@')?;
     if text.len() <= SHORTEST_PIN || digest.parse::<Digest>().is_err() {
         return None;
@@ -293,7 +296,7 @@ pub(super) fn pinned(text: &str) -> Option<Reference> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,8 +1,8 @@
-//! Sources: the files with claims that people carry to an air-gapped site. digestfix
-//! recognizes a file's kind by its content.
+//! Sources: the files and archives with claims that users carry to an air-gapped site.
+//! digestfix recognizes a file's format by its content.
 //!
-//! Everything that is read from a file has a limit: see [`MAX_TEXT_BYTES`],
-//! [`MAX_FILES`], [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
+//! digestfix limits how much it reads from a file: see [`MAX_TEXT_BYTES`], [`MAX_FILES`],
+//! [`MAX_DIRECTORY_DEPTH`], [`MAX_EXPANDED_BYTES`],
 //! [`manifest::MAX_BYTES`](crate::image::manifest::MAX_BYTES),
 //! [`MAX_INDEX_DEPTH`](crate::image::manifest::MAX_INDEX_DEPTH), and the constants of
 //! [`archive`], [`layout`], [`pins`] and [`collected`].
@@ -43,22 +43,24 @@ use archive::{Layers, SeekableArchive, StreamedArchive, is_archive};
 use blobs::{LayoutDir, SkopeoDir};
 use collected::Collected;
 
-/// The largest text that is read, in bytes. Docker's reference stores are smaller.
+/// The largest text file that digestfix reads, in bytes. A `repositories.json` of Docker
+/// is smaller.
 pub const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The most files that are read below one directory.
+/// The most files that digestfix reads below one directory.
 pub const MAX_FILES: usize = 10_000;
 
 pub const MAX_DIRECTORY_DEPTH: usize = 8;
 
-/// The most bytes that a compressed source may expand to.
+/// The most bytes that digestfix decompresses from one file.
 pub const MAX_EXPANDED_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
 
-/// The directory in which imgpkg lists the images of a bundle. Other hidden files are
-/// skipped: they are settings of programs.
+/// The directory in which imgpkg lists the images of a bundle. digestfix skips all other
+/// hidden files, because they are settings of programs.
 const IMGPKG: &str = ".imgpkg";
 
-/// The number of bytes that suffice to recognize a file's kind.
+/// The number of bytes at the beginning of a file that digestfix reads to recognize its
+/// format.
 pub const HEAD_BYTES: usize = 512;
 
 const STDIN: &str = "-";
@@ -83,7 +85,8 @@ impl SourceError {
             | Problem::WrongSize { .. }
             | Problem::ConfigSwapped { .. }
             | Problem::Exchanged { .. } => {
-                "do not trust that file: find out who changed it, and copy it again".to_owned()
+                "do not trust that file: find out who changed the file, and copy it again"
+                    .to_owned()
             }
             Problem::Writable(path) => format!(
                 "read the file before you trust it; then: chown root {path}; chmod go-w {path}",
@@ -98,70 +101,79 @@ impl SourceError {
 pub enum Problem {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("neither a plain file, a directory, nor a pipe")]
+    #[error("the path leads to neither a plain file, a directory, nor a pipe")]
     NotAFile,
-    #[error("a link that leads out of the directory")]
+    #[error("the path is a link that leads out of the directory")]
     Outside,
     #[error(
-        "not a source of digests: neither an OCI layout, a manifest, docker image inspect, \
-         repositories.json, digestfix export, YAML, a Dockerfile, nor a list of references"
+        "the content is not a source of digests, such as an OCI layout, a manifest, repositories.json, YAML, \
+         a Dockerfile, a list of references, or the output of docker image inspect or \
+         digestfix export"
     )]
     Unknown,
-    #[error("neither an archive nor UTF-8 text (invalid at byte {0})")]
+    #[error("the content is neither an archive nor UTF-8 text (invalid at byte {0})")]
     NotText(usize),
     #[error(
-        "text that is not UTF-8 (invalid at byte {0}); convert it: iconv -f ENCODING -t UTF-8 FILE (ENCODING \
+        "the text is not UTF-8 (invalid at byte {0}). Convert the file: iconv -f ENCODING -t UTF-8 FILE (ENCODING \
          is GBK, ISO-8859-1, SHIFT_JIS, …)"
     )]
     Encoding(usize),
-    #[error("UTF-16 text that is damaged or cut short: copy it again")]
+    #[error("the content is UTF-16 text that is damaged or cut short: copy the file again")]
     Utf16,
     #[error("{what}: larger than {limit} bytes, the most that digestfix reads")]
     TooLarge { what: String, limit: u64 },
     #[error(
-        "a ZIP archive, which digestfix does not read; unpack it (unzip), and give the directory"
+        "the content is a ZIP archive, which digestfix does not read. Unpack the archive (unzip), and give \
+         the directory"
     )]
     Zip,
     #[error(
-        "compressed with {0}; digestfix reads only gzip and zstd: decompress it first ({0} -d)"
+        "the content is compressed with {0}, but digestfix reads only gzip and zstd. Decompress the file \
+         first ({0} -d)"
     )]
     Compressed(&'static str),
     #[error("more than {limit} {what}")]
     TooMany { what: &'static str, limit: usize },
     #[error("{what} nested more than {limit} deep")]
     TooDeep { what: &'static str, limit: usize },
-    #[error("not an archive of images; if it is a file with claims, use --from FILE")]
+    #[error(
+        "the content is not an archive of images; if the file contains claims, use --from FILE"
+    )]
     NoArchive,
-    #[error("the archive is cut short or damaged ({0}): copy it again")]
+    #[error("the archive is cut short or damaged ({0}): copy the archive again")]
     NotWhole(io::Error),
-    #[error("the archive is cut short: copy it again")]
+    #[error("the archive is cut short: copy the archive again")]
     Truncated,
     #[error("the archive is damaged: a header's checksum or size is wrong")]
     BadHeader,
     #[error(
-        "the archive has sparse members, which digestfix does not read: make it without tar -S"
+        "the archive has sparse members, which digestfix does not read: make the archive without tar -S"
     )]
     Sparse,
     #[error("{0}")]
     Json(#[from] JsonError),
-    #[error("not a source of digests: neither JSON ({0}) nor lines that name an image's digest")]
+    #[error(
+        "the content is not a source of digests: neither JSON ({0}) nor lines that name an image's digest"
+    )]
     NotJson(JsonError),
     #[error(
-        "a template that is not rendered yet (line {0}); render it first: helm template … | digestfix \
-         apply --from -"
+        "the content is a template that is not rendered yet (line {0}). Render the template first: helm \
+         template … | digestfix apply --from -"
     )]
     Template(usize),
     #[error("{0}: {1}")]
     InFile(&'static str, JsonError),
-    #[error("not YAML: {0}")]
+    #[error("the content is not YAML: {0}")]
     Yaml(String),
-    #[error("neither a list of references (line {line}: {misfit}) nor YAML ({yaml})")]
+    #[error(
+        "the content is neither a list of references (line {line}: {misfit}) nor YAML ({yaml})"
+    )]
     Text {
         line: usize,
         misfit: String,
         yaml: String,
     },
-    #[error("not a Dockerfile: {0}")]
+    #[error("the content is not a Dockerfile: {0}")]
     Dockerfile(String),
     #[error("{0}")]
     Manifest(#[from] ManifestError),
@@ -170,7 +182,7 @@ pub enum Problem {
     #[error("\"Id\": {0}")]
     NotAnImageId(DigestError),
     #[error(
-        "a claims file of version {0}; this digestfix reads version {version}",
+        "the claims file has version {0}, but this digestfix reads only version {version}",
         version = claims_file::VERSION
     )]
     Version(u64),
@@ -196,7 +208,7 @@ pub enum Problem {
         found: String,
     },
     #[error(
-        "its parts contradict each other: for {name}, manifest.json names the config {config}, but \
+        "the archive contradicts itself: for {name}, manifest.json names the config {config}, but \
          index.json names the manifest {digest}, which belongs to {images}"
     )]
     Exchanged {
@@ -205,7 +217,7 @@ pub enum Problem {
         digest: String,
         images: String,
     },
-    #[error("users other than root can write {0}")]
+    #[error("users other than root can write to {0}")]
     Writable(String),
 }
 
@@ -222,9 +234,9 @@ impl Problem {
     }
 }
 
-/// Reads sources: files, directories, and `-` for standard input. Fails at the first
-/// source that is unusable. In a directory, a file that is not a source only causes a
-/// remark.
+/// Reads claims from files, directories, and `-` (standard input). Fails at the first
+/// file that digestfix cannot use. In a directory, a file of an unknown format only
+/// causes a warning.
 pub fn read(paths: &[PathBuf], mut collected: Collected) -> Result<Collected, SourceError> {
     for path in paths {
         let (said, remarks) = (collected.said, collected.remarks.len());
@@ -239,7 +251,7 @@ pub fn read(paths: &[PathBuf], mut collected: Collected) -> Result<Collected, So
         if (said, remarks) == (collected.said, collected.remarks.len())
             && !collected.only_tags(&place, tags)
         {
-            collected.remark(format!("{place}: there is no digest in it"));
+            collected.remark(format!("{place}: no digest found"));
         }
     }
     Ok(collected)
@@ -250,8 +262,8 @@ fn read_path(path: &Path, collected: &mut Collected) -> Result<(), SourceError> 
     let fail = |problem: Problem| problem.at(path);
     let metadata = path.metadata().map_err(|error| fail(error.into()))?;
     if metadata.file_type().is_fifo() {
-        // The user named this pipe, for example by the shell's <(COMMAND), so a process
-        // will write to it.
+        // The user named this pipe, for example by the shell's <(COMMAND). So a process
+        // writes to the pipe, and reading it does not block forever.
         let pipe = File::open(path).map_err(|error| fail(error.into()))?;
         return read_stream(pipe, &place, collected).map_err(fail);
     }
@@ -268,9 +280,9 @@ fn read_path(path: &Path, collected: &mut Collected) -> Result<(), SourceError> 
     read_directory(path, &real, 1, &mut budget, collected)
 }
 
-/// Reads a directory that is an OCI layout, a directory that skopeo's `dir:` wrote, or
-/// the storage of a registry. In any other directory, reads only the files that Concourse
-/// leaves, and returns false.
+/// Reads a directory that is an OCI layout, a directory that skopeo's `dir:` wrote, or the
+/// storage of a registry. In any other directory, reads only the files that the CI system
+/// Concourse writes, and returns false.
 fn read_as_image(path: &Path, place: &str, collected: &mut Collected) -> Result<bool, Problem> {
     if path.join("index.json").is_file() && path.join("blobs").is_dir() {
         let real = path.canonicalize()?;
@@ -312,7 +324,7 @@ fn read_directory(
         if path.is_dir() {
             let stays = path.canonicalize().is_ok_and(|real| real.starts_with(top));
             if !stays {
-                collected.remark(format!("{place}: passed over: {}", Problem::Outside));
+                collected.remark(format!("{place}: skipped, because {}", Problem::Outside));
                 continue;
             }
             let is_image = read_as_image(&path, &place, collected);
@@ -328,8 +340,8 @@ fn read_directory(
     Ok(())
 }
 
-/// Turns the error of a file that is not a source into a remark, because the file is one
-/// of many. A source that is damaged remains an error.
+/// In a directory or archive, a file of an unknown format is not an error, but causes a
+/// warning. A damaged file remains an error.
 fn pass_over(
     read: Result<(), Problem>,
     place: &str,
@@ -350,14 +362,14 @@ fn pass_over(
             | Problem::NotAFile
             | Problem::NotJson(_)),
         ) => {
-            collected.remark(format!("{place}: passed over: {problem}"));
+            collected.remark(format!("{place}: skipped, because {problem}"));
             Ok(())
         }
         read => read,
     }
 }
 
-/// Reads a text from an archive that contains other files too.
+/// Reads a text file from an archive. A file of an unknown format only causes a warning.
 fn take_anything_else(bytes: &[u8], place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let read = read_plain(bytes, place, collected);
     pass_over(read, place, collected)
@@ -382,7 +394,7 @@ fn entries(directory: &Path, budget: &mut usize) -> Result<Vec<PathBuf>, Problem
     Ok(paths)
 }
 
-/// Reads a source that can seek, such as a regular file.
+/// Reads claims from a file that can seek, such as a regular file.
 pub fn read_file(
     mut file: impl Read + Seek,
     place: &str,
@@ -397,7 +409,7 @@ pub fn read_file(
     read_stream(file, place, collected)
 }
 
-/// Reads a source that can be read only once, such as a pipe.
+/// Reads claims from a stream that can be read only once, such as a pipe.
 pub fn read_stream(
     stream: impl Read,
     place: &str,
@@ -406,7 +418,7 @@ pub fn read_stream(
     read_plain(expanded(stream)?, place, collected)
 }
 
-/// The content of a stream, decompressed if it is compressed.
+/// The content of a stream. Decompresses gzip and zstd.
 fn expanded<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Problem> {
     let head = head_of(&mut stream)?;
     let is_gzip = head.starts_with(GZIP);
@@ -427,8 +439,8 @@ fn expanded<'a>(mut stream: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Proble
     Ok(Box::new(expanded.take(MAX_EXPANDED_BYTES)))
 }
 
-/// Returns an image archive as plain tar or gzip, which every engine reads. A zstd
-/// archive is decompressed, because Docker 20.10 cannot load it.
+/// Returns an image archive as plain tar or gzip, which every engine reads. Decompresses
+/// a zstd archive, because Docker 20.10 cannot load zstd.
 pub fn for_an_engine<'a>(
     mut stream: impl Read + Send + 'a,
 ) -> Result<Box<dyn Read + Send + 'a>, Problem> {
@@ -441,9 +453,9 @@ pub fn for_an_engine<'a>(
     })
 }
 
-/// Reads an archive of images before an engine loads it: the structure and the claims, but
-/// not the layers. A compressed archive has to be read to its end, so its layers are
-/// checked too.
+/// Reads an image archive before an engine loads it. Checks the structure and the claims,
+/// but skips the layers. If the archive is compressed, also checks the layers, because
+/// digestfix must decompress the whole archive anyway.
 pub fn read_archive(
     mut file: impl Read + Seek,
     place: &str,
@@ -459,7 +471,7 @@ pub fn read_archive(
     archive::read(&mut archive, place, collected)
 }
 
-/// Reads an archive of images to its end, including the layers, and checks the layers.
+/// Reads an image archive to its end, and checks the layers.
 pub fn read_whole_archive(
     stream: impl Read,
     place: &str,
@@ -485,7 +497,7 @@ fn checked(stream: impl Read) -> Result<StreamedArchive, Problem> {
     Ok(archive)
 }
 
-/// Whether a file begins like a tar archive, compressed or not.
+/// Whether the beginning of a file looks like a tar archive or a compressed file.
 pub fn may_be_archive(head: &[u8]) -> bool {
     is_archive(head) || head.starts_with(GZIP) || zstd::is_zstd(head)
 }
@@ -536,7 +548,7 @@ fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
     })
 }
 
-/// Whether a text still has the bytes of the original file.
+/// Whether a text has the same bytes as the original file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bytes {
     AsTheyCame,
@@ -544,7 +556,7 @@ enum Bytes {
     Recoded,
 }
 
-/// Reads a text of any of the known kinds.
+/// Reads claims from a text in any known format.
 pub fn read_text(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let bytes = match text.starts_with('\u{feff}') {
         true => Bytes::Recoded,
@@ -562,12 +574,13 @@ fn read_text_as(
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let begins = text.trim_start();
     if begins.is_empty() {
-        collected.remark(format!("{place}: it is empty"));
+        collected.remark(format!("{place}: the content is empty"));
         return Ok(());
     }
-    // `{{` begins a template that has not been rendered.
+    // A text that begins with `{{` is a template, for example of a Helm chart, and not
+    // JSON.
     if begins.starts_with(['{', '[']) && !begins.starts_with("{{") {
-        // INI, TOML, logs, and JSON with comments begin with a bracket or brace too.
+        // INI, TOML, logs, and JSON with comments also begin with a bracket or brace.
         return match json::read(text, bytes, place, collected) {
             Err(_) if !json::is_json(text) && assignments::fits(text) => {
                 assignments::read(text, place, collected)
@@ -596,7 +609,7 @@ fn read_text_as(
         return pins::read_dockerfile(text, place, collected);
     }
     let yaml = match lines::is_console(text) {
-        true => "it is the output of docker".to_owned(),
+        true => "the text is output of docker".to_owned(),
         false => match pins::read_yaml(text, place, collected) {
             Err(Problem::Yaml(yaml)) => yaml,
             read => return read,
@@ -620,17 +633,19 @@ fn read_text_as(
     Err(Problem::Text { line, misfit, yaml })
 }
 
-/// The position of the first byte in the head of a file that cannot be text. `None` if
-/// the head is text.
+/// The position of the first byte that is not text, in the beginning of a file. `None` if
+/// all bytes may be text.
 fn binary_at(head: &[u8]) -> Option<usize> {
     let cut = str::from_utf8(head).err();
-    // The head may end within a multi-byte character.
+    // An incomplete multi-byte character at the end of `head` is not an error, because
+    // the file continues.
     let invalid = cut.filter(|error| error.error_len().is_some());
     let zero = head.iter().position(|byte| *byte == 0);
     invalid.map(|error| error.valid_up_to()).or(zero)
 }
 
-/// The name of the program that compressed a file in a format that digestfix cannot read.
+/// The program (xz or bzip2) that compressed this file in a format that digestfix cannot
+/// decompress. `None` for any other file.
 fn unread_compression(head: &[u8]) -> Option<&'static str> {
     match head {
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),

@@ -5,15 +5,16 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How it is known that an image has a digest. The weakest trust is first.
+/// How well evidence supports that a digest belongs to an image. The weakest level is
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trust {
-    /// A person or a file says so, without evidence
+    /// A person or a file states the digest, without evidence
     Asserted,
     /// Docker on another host recorded the digest for the same image ID
     Matched,
-    /// digestfix has the manifest: its bytes hash to the digest, and its config is the
+    /// digestfix has the manifest: its bytes hash to the digest, and it contains the
     /// image's ID
     Proven,
 }

@@ -1,5 +1,5 @@
-//! Shell completion: the words that a shell can offer. They are commands and options from
-//! [`cli`], and names from the reference store and the history of this host.
+//! Shell completion: offers commands and options from [`cli`], and names from the
+//! reference store and the history of this host.
 //!
 //! The scripts in `packaging/completions` run digestfix with [`VARIABLE`] set, in the
 //! protocol of `clap_complete`'s dynamic engine. The user waits in the middle of a line,
@@ -42,8 +42,8 @@ pub fn answer() {
         .complete();
 }
 
-/// Completions for CLAIM: a tag and the beginning of a digest, an existing digest, and
-/// after `REF=` the images that REF may point at.
+/// Completions for CLAIM: each reference with a recorded digest, and each tag followed by
+/// `@sha256:`. After `REF=`, the images that REF may point at.
 pub(crate) fn claims(typed: &OsStr) -> Vec<CompletionCandidate> {
     offered(typed, claims_in)
 }
@@ -89,8 +89,8 @@ fn drivers_in(image: &Path, typed: &str) -> Vec<String> {
     )
 }
 
-/// Whether a name contains no character that is special to a shell. The directory may be
-/// on a disk from another host, and the shell may run as root.
+/// Whether a name contains no character that is special to a shell. A name may come from
+/// a disk of another host, and the shell may run as root.
 fn is_plain(name: &str) -> bool {
     name.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
@@ -145,7 +145,8 @@ fn waited_for<T>(answer: impl Future<Output = T>) -> Option<T> {
     Some(runtime.block_on(answer))
 }
 
-/// Reads the flags that say where Docker is from a command line, which may be incomplete.
+/// Reads a command line, which may be incomplete. Returns its flags that say where Docker
+/// is.
 fn flags(line: impl IntoIterator<Item = OsString>) -> Flags {
     let mut flags = Flags::default();
     let mut words = line.into_iter().filter_map(|word| word.into_string().ok());
@@ -249,7 +250,7 @@ fn sorted(mut texts: Vec<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
 

@@ -15,11 +15,11 @@ use crate::sys::shell;
 /// The largest command line that a message repeats, in bytes.
 const MAX_LINE: usize = 2000;
 
-/// The beginning of a command in a text.
+/// The first word of each digestfix command in a text.
 const PROGRAM: &str = "digestfix ";
 
-/// The words after a command in a message that must be typed without options, because the
-/// command is about the whole host.
+/// The words after a command in a message that is about the whole host. digestfix adds no
+/// options to such a command.
 const WITHOUT_OPTIONS: &str = ", without options";
 
 /// How this program was called.
@@ -61,8 +61,8 @@ impl Invocation {
         }
     }
 
-    /// The invocation of this process. Parses the command line without the argument
-    /// `without`, which is not valid.
+    /// The invocation of this process. Parses the command line again, but leaves out the
+    /// argument `without`, which is not valid.
     pub fn of_process(without: &str) -> Self {
         let words = words().into_iter().filter(|word| word != without);
         let Ok(cli) = Cli::try_parse_from(words) else {
@@ -80,8 +80,8 @@ impl Invocation {
     }
 
     /// Completes each digestfix command in a text, so that the user can type it on this
-    /// host: adds sudo if this process was run with sudo, and the options that this process
-    /// got for the host. Does not add an option that the command already contains.
+    /// host. Adds sudo if this process was run with sudo. Adds this process's host
+    /// options, except those that the command already contains.
     pub fn in_full<'t>(&self, text: &'t str) -> Cow<'t, str> {
         // With sudo, `systemctl --user` would act on the Docker of root, not on the
         // Docker of the user.
@@ -115,7 +115,7 @@ impl Invocation {
         Cow::Owned(full)
     }
 
-    /// The options that a command supports and that it does not contain yet.
+    /// The options to add to a command: those that it supports and does not contain yet.
     fn options_for(&self, command: &clap::Command, words: &str) -> String {
         let says = |flag: &str| {
             let mut words = words.split_whitespace();
@@ -160,8 +160,8 @@ pub fn typed_with(options: &[&str]) -> Option<String> {
     line(words)
 }
 
-/// Completes a text that suggests options: puts the command line of this process before
-/// each suggested option.
+/// Completes the options that a text suggests to whole commands: puts the command line of
+/// this process before each option.
 pub fn with_whole_lines(text: &str) -> String {
     match typed() {
         Some(line) if !line.contains(" -- ") => with_line(text, &line),
@@ -195,7 +195,8 @@ fn with_line(text: &str, line: &str) -> String {
     words.join(" ")
 }
 
-/// The command line of this process, with other arguments in place of `word`.
+/// The command line of this process, with the arguments `by` instead of the argument
+/// `word`.
 pub fn typed_instead(word: &str, by: &[&str]) -> Option<String> {
     let words = words();
     let mut line_words: Vec<OsString> = Vec::new();
@@ -208,12 +209,13 @@ pub fn typed_instead(word: &str, by: &[&str]) -> Option<String> {
     (!line_words.iter().any(is_read_once)).then(|| line(line_words))?
 }
 
-/// The command line of this process with `apply` in place of another command.
+/// The command line of this process, with `apply` instead of the command `command`.
 pub fn apply_instead_of(command: &str) -> String {
     typed_as_apply(command).unwrap_or_else(|| "digestfix apply (with the same claims)".to_owned())
 }
 
-/// `None` also if the claims came from standard input.
+/// Also returns `None` if the claims came from standard input, because digestfix cannot
+/// read them again.
 fn typed_as_apply(instead_of: &str) -> Option<String> {
     let mut words: Vec<OsString> = words().into_iter().skip(1).collect();
     let all = words.len();
@@ -248,8 +250,8 @@ pub(super) fn words() -> Vec<OsString> {
     }
 }
 
-/// Whether the command that sudo ran is this program, or docker, which runs this program
-/// as a plugin. False if sudo ran a shell.
+/// Whether sudo ran this program, or ran docker, which runs this program as a plugin.
+/// False if sudo ran a shell.
 fn is_by_sudo(command: Option<&OsStr>) -> bool {
     let command = command.map(OsStr::to_string_lossy).unwrap_or_default();
     let program = command.split(' ').next().map(Path::new);

@@ -15,7 +15,7 @@ const NAME: &str = "digestfix";
 /// The command with which `docker` asks a plugin for its description.
 pub const METADATA: &str = "docker-cli-plugin-metadata";
 
-/// What the command line of a process means.
+/// An interpreted command line of a process.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     /// The command line as a person would type it: the program's name, then the
@@ -44,7 +44,7 @@ pub fn line(words: impl IntoIterator<Item = OsString>) -> Line {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -65,7 +65,8 @@ mod tests {
         );
         assert_eq!(of(&[plugin, "digestfix"]), words(&[plugin]));
         assert_eq!(of(&[plugin, METADATA]), words(&[plugin, METADATA]));
-        // Under its own name, the program treats the word `digestfix` like any other.
+        // If the program runs under its own name, the word `digestfix` has no special
+        // meaning.
         assert_eq!(
             of(&["digestfix", "digestfix", "save"]),
             words(&["digestfix", "digestfix", "save"])

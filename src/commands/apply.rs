@@ -34,6 +34,6 @@ fn nothing_to_do(args: &RequestArgs, mut report: Report) -> RunResult {
         return report.end(RunResult::Unchanged);
     }
     report.done(false, None);
-    report.line("Nothing to do: every claim about an image on this host holds already.");
+    report.line("Nothing to do: every claim about an image on this host is already true.");
     report.end(RunResult::Unchanged)
 }

@@ -69,7 +69,7 @@ pub(super) struct Changed {
     pub loaded: Option<LoadedImages>,
 }
 
-/// Loaded images. They stay even if their claims are not recorded.
+/// Loaded images, which stay on this host even if digestfix does not record their claims.
 pub(super) struct LoadedImages {
     pub told: String,
     pub next: String,
@@ -95,8 +95,8 @@ pub(super) async fn change(
     options: &Options<'_>,
     report: &mut Report,
 ) -> Result<Option<Changed>, Stop> {
-    // Look first without taking the lock. A run that has nothing to do then blocks no
-    // other run, and an impossible change is refused at once.
+    // Plan first without taking the lock. So a run that has nothing to do does not block
+    // other runs, and digestfix refuses an impossible change at once.
     let (data_root, seen) = match look(wanted, options, report).await {
         Ok(None) => return Ok(None),
         Ok(Some(looked)) => looked,
@@ -109,7 +109,7 @@ pub(super) async fn change(
     held.change(wanted, options, seen, report).await
 }
 
-/// A host whose lock this run holds, and on which interrupted runs were recovered.
+/// A host that this run has locked, and on which it has recovered interrupted runs.
 pub(super) struct Held {
     pub site: Site,
     pub lock: RootLock,
@@ -212,7 +212,7 @@ pub(super) fn warn_of_load(left: &Loading, report: &mut Report) {
     report.warning(&format!("{}. Next: {}", left.told(), left.next()));
 }
 
-/// Removes the mark of a load whose claims need not be applied any more.
+/// Removes the loading mark, because no claim of the load is left to apply.
 pub(super) fn end_loading(lock: &RootLock, report: &mut Report) {
     if let Err(error) = Loading::end(lock) {
         report.warning(&error);
@@ -257,9 +257,9 @@ async fn look(
     }
 }
 
-/// The data root to lock, if another run may have caused this error. While another run
-/// changes the host, the host looks broken. The caller then waits for the lock, and looks
-/// again.
+/// Returns the data root to lock if another run may have caused this error. A host can
+/// look broken while another run changes the host. The caller then waits for the lock, and
+/// looks again.
 async fn data_root_behind(options: &Options<'_>, stop: Stop) -> Result<PathBuf, Stop> {
     let may_be_another_run = match &stop {
         Stop::Host(HostError::Unsettled { .. } | HostError::EngineSilent { .. })

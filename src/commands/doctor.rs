@@ -91,10 +91,10 @@ async fn begin() -> (Option<SystemBus>, Vec<Finding>) {
     }
     findings.push(Finding::problem(
         Check::Root,
-        "changes need root, and so do most of these checks",
+        "changes and most of these checks need root",
         "sudo digestfix doctor",
     ));
-    let why = "only root can check this";
+    let why = "this check needs root";
     findings.extend(OF_ROOT.map(|check| Finding::not_seen(check, why)));
     findings.extend(of_claims(None));
     (bus, findings)
@@ -114,7 +114,7 @@ async fn node(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
     findings
 }
 
-/// The checks of a node that follow those of systemd and root.
+/// Makes all checks of a Kubernetes node that [`begin`] does not make.
 async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Finding> {
     let mut findings = vec![program()];
     let mut places: Vec<Need> = [PENDING, RUNTIME_UNITS]
@@ -125,7 +125,7 @@ async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Fin
         Ok(host) => host,
         Err(error) => {
             findings.push(refused::host(&error));
-            let why = "containerd has to be found first";
+            let why = "digestfix did not find containerd";
             let unseen = [
                 Check::References,
                 Check::Lock,
@@ -168,7 +168,7 @@ async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Fin
                 .err()
                 .map(|error| Finding::refused(Check::Engine, &error, error.help()));
             findings.extend(error);
-            let why = "containerd has to answer first";
+            let why = "digestfix could not read the images in containerd";
             findings.push(Finding::not_seen(Check::References, why));
             findings.extend(of_claims(None));
         }
@@ -178,7 +178,12 @@ async fn of_node(found: Result<Host, HostError>, report: &mut Report) -> Vec<Fin
 
 fn program() -> Finding {
     program::look().as_ref().map_or_else(
-        || Finding::not_seen(Check::Watchdog, "the path of this program is not known"),
+        || {
+            Finding::not_seen(
+                Check::Watchdog,
+                "digestfix cannot find out the path of its own program",
+            )
+        },
         program::judge,
     )
 }
@@ -210,7 +215,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
         }
         findings.push(Finding::ok(
             Check::Engine,
-            "this host is also a Kubernetes node, which has other images; to check it: digestfix doctor \
+            "this host is also a Kubernetes node, which has other images; to check the node: digestfix doctor \
              --store kubernetes",
         ));
     }
@@ -241,7 +246,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
                     Ok((impact, blockers)) => {
                         let told = stop::judge(&impact, &blockers, &kernel());
                         // The earlier findings with the state `ok` came from checks that
-                        // only read files. The new findings replace them.
+                        // only read files. The new findings replace the earlier ones.
                         findings.retain(|one| {
                             one.state != State::Ok || told.iter().all(|new| new.check != one.check)
                         });
@@ -256,7 +261,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
             }
         }
         _ => {
-            let why = "Docker itself has to be checked first";
+            let why = "digestfix could not examine Docker";
             findings.push(Finding::not_seen(Check::OtherUnits, why));
             findings.push(Finding::not_seen(Check::Containers, why));
             None
@@ -291,7 +296,7 @@ async fn look(args: &DoctorArgs, flags: &Flags, report: &mut Report) -> Vec<Find
     findings
 }
 
-/// Checks a mounted disk, or an image that is being built.
+/// Checks a mounted disk, or a system image that is being built.
 fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
     let host = match find_offline(&Flags::from(&args.host)) {
         Ok(host) => host,
@@ -307,7 +312,7 @@ fn offline(args: &DoctorArgs, report: &mut Report) -> Vec<Finding> {
         Ok(false) => Finding::ok(
             Check::DataRoot,
             format!(
-                "{}, storage driver {}, no process uses it",
+                "{}, storage driver {}; no process uses this data root",
                 images.data_root().display(),
                 images.driver()
             ),
@@ -330,15 +335,15 @@ fn unreachable(check: Check) -> Finding {
     Finding::not_seen(check, "systemd cannot be reached")
 }
 
-/// Connects to systemd by the bus, or else by systemd's private socket, which is enough
-/// for checks.
+/// Connects to systemd over the system bus. If that fails, connects over systemd's
+/// private socket, which is enough for checks.
 async fn reach(is_root: bool) -> (Option<SystemBus>, Vec<Finding>) {
     if !Path::new(BOOTED).is_dir() {
         let told = match container() {
             Some(kind) => refused::host(&HostError::InContainer(kind)),
             None => Finding::problem(
                 Check::Systemd,
-                "systemd does not run this host",
+                "systemd is not the init system of this host",
                 "for a disk that no Docker uses: digestfix doctor --offline --data-root DIR",
             ),
         };
@@ -377,7 +382,7 @@ async fn own_units(bus: &SystemBus) -> Vec<Finding> {
     boot::judge(&units, &states)
 }
 
-/// The checks of the data root and of the other directories to which a run writes.
+/// Checks the data root, and the other directories to which a run writes.
 fn of_data_root(
     images: Option<&ImageDir>,
     store: StoreKind,
@@ -387,7 +392,7 @@ fn of_data_root(
     let mut findings = interrupted::judge(&interrupted::look(here), here);
     let mut places = places.to_vec();
     let Some(images) = images else {
-        let why = "the data root has to be found first";
+        let why = "digestfix did not find the data root";
         findings.push(Finding::not_seen(Check::References, why));
         findings.push(Finding::not_seen(Check::History, why));
         findings.extend(of_disk(&places));
@@ -397,7 +402,7 @@ fn of_data_root(
     let data_root = images.data_root();
     findings.extend(of_history(images));
     if store == StoreKind::Containerd {
-        let why = "they are in containerd; to see them: digestfix status";
+        let why = "the references are in containerd; to see the references: digestfix status";
         findings.push(Finding::not_seen(Check::References, why));
         let state = history::directory(data_root);
         places.push(disk::small_files(&state));
@@ -429,7 +434,7 @@ fn of_data_root(
     }
     let (directory, state) = (images.path(), history::directory(data_root));
     let beside = disk::beside(&directory, size);
-    // The new store and the reserve need their space at the same time.
+    // A run needs disk space for the new store and for the reserve at the same time.
     for place in &mut places {
         if place.path.starts_with(data_root) {
             place.bytes = place.bytes.saturating_add(beside.bytes);

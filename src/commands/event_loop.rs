@@ -16,7 +16,7 @@ pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResu
             let error = error.to_string();
             eprintln!(
                 "digestfix: failed: the event loop could not be started: {}\n  Now:  nothing was \
-                 touched\n  Next: run the same command again; if it fails again, report it",
+                 touched\n  Next: run the same command again; if the command fails again, report the failure",
                 printable(&error)
             );
             return RunResult::Failed;

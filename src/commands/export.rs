@@ -72,7 +72,8 @@ fn told(exported: &Exported, file: &str) -> Vec<String> {
     )];
     if let Some((reference, ..)) = known(Known::Recorded).chain(known(Known::Asserted)).next() {
         lines.push(format!(
-            "{} without a manifest. To get it: docker pull {reference} (and so on), then export again",
+            "{} without a manifest. To get the manifests, pull these images again (for example: \
+             docker pull {reference}), then export again",
             recorded + asserted
         ));
     }
@@ -100,11 +101,11 @@ async fn exported(args: &ExportArgs, report: &mut Report) -> Result<Exported, St
     store.read_manifests().await?;
     let provenance = provenance(site.images(), report);
     let left_out = |report: &mut Report, reference: &Reference, why| {
-        report.warning(&format!("{reference} is left out: {why}"));
+        report.warning(&format!("{reference} is not exported: {why}"));
     };
     for unread in store.gaps(None).unread {
-        let why = "containerd's content store has no image of it for this machine's platform (if \
-                   the store is elsewhere: --containerd-root DIR)";
+        let why = "containerd's content store lacks the image for this machine's platform (if the \
+                   store is elsewhere: --containerd-root DIR)";
         left_out(report, &unread, why);
     }
     let all = store.references().references().collect();
@@ -120,7 +121,8 @@ async fn exported(args: &ExportArgs, report: &mut Report) -> Result<Exported, St
     Ok(exported)
 }
 
-/// The references that match the names. All references if there are no names.
+/// Returns the references that match the names, or all references if the user gave no
+/// names.
 fn chosen(
     all: Vec<(Reference, ImageId)>,
     names: &[Reference],
@@ -150,7 +152,7 @@ fn chosen(
             .iter()
             .any(|(reference, _)| reference.digest().is_some())
         {
-            report.warning(&format!("{name} has no digest here"));
+            report.warning(&format!("{name} has no digest on this host"));
         }
         chosen.extend(found);
     }

@@ -46,7 +46,7 @@ impl Known {
 }
 
 impl Exported {
-    /// Collects the digests among these references, with their evidence.
+    /// Collects the digests of these references, with the evidence for each digest.
     pub fn of(
         references: impl IntoIterator<Item = (Reference, ImageId)>,
         store: &ImageStore<'_>,
@@ -59,10 +59,10 @@ impl Exported {
                 continue;
             };
             let known = if digest_is_image_id(digest, &images) {
-                Known::LeftOut("its digest is the ID of an image; no registry serves that")
+                Known::LeftOut("its digest is the ID of an image, and no registry serves image IDs")
             } else if store.is_made_up(digest) {
                 Known::LeftOut(
-                    "its digest is that of a manifest that was made up at import; no registry has it",
+                    "no registry has its digest, because the manifest was made up at import",
                 )
             } else {
                 exported.add(&reference, &image, store, provenance)
@@ -80,7 +80,8 @@ impl Exported {
         Ok(text)
     }
 
-    /// Adds the pin's tag to the claim that contains the pin's digest.
+    /// Adds the tag of a pin (`NAME:TAG@DIGEST`) to the claim that contains the same
+    /// digest.
     pub fn give_tag(&mut self, pin: &Reference) {
         let Some(digest) = pin.digest() else {
             return;
@@ -110,7 +111,7 @@ impl Exported {
         let (images, manifests) = store.exported(digest, image.clone());
         if images.is_empty() {
             return Known::LeftOut(
-                "containerd's content store has no image manifest for it (if the store is \
+                "containerd's content store has no image manifest for this digest (if the store is \
                  elsewhere: --containerd-root DIR)",
             );
         }

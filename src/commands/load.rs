@@ -36,8 +36,8 @@ use sending::{SendError, Sending, Sent};
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
 /// The next step for an image that has no digest.
-const WITHOUT: &str = "give it one (digestfix apply NAME:TAG@sha256:HEX), or save the image again on the \
-                       host that pulled it: digestfix save";
+const WITHOUT: &str = "give the image a digest (digestfix apply NAME:TAG@sha256:HEX), or save the \
+                       image again on the host that pulled the image: digestfix save";
 
 pub(super) async fn run(args: &LoadArgs) -> RunResult {
     let invocation = Options::from(&args.change).invocation();
@@ -131,7 +131,10 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
         }
         match is_here {
             true => {
-                report.line(&format!("{}: its images are here already", archive.place));
+                report.line(&format!(
+                    "{}: the images of this archive are here already",
+                    archive.place
+                ));
                 report.archive(LoadedArchive {
                     file: archive.place.path().map(Path::to_owned),
                     result: ArchiveResult::Here,
@@ -215,8 +218,8 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     })
 }
 
-/// Sets tags and checks the loaded images after the digests were recorded. Returns whether
-/// an image has no digest.
+/// Sets tags and checks the loaded images, after digestfix has recorded the digests.
+/// Returns whether an image has no digest.
 async fn finish(
     request: &Request,
     whole: &[Whole],
@@ -249,7 +252,7 @@ async fn is_without(
     })
 }
 
-/// Sends one archive to Docker to be loaded.
+/// Sends one archive to Docker, which loads it.
 async fn send(
     archive: &Archive,
     engine: &UnixEngine,
@@ -260,18 +263,20 @@ async fn send(
 ) -> Result<Sent, LoadStop> {
     let name = archive.place.to_string();
     let began = Instant::now();
-    let amid = |what: String| {
-        LoadStop::Amid {
+    let amid = |what: String| LoadStop::Amid {
         result: RunResult::Failed,
         problem: Problem {
             what: vec![what],
-            state: state(before, "what Docker has loaded of this archive stays"),
+            state: state(
+                before,
+                "the images that Docker has loaded from this archive stay",
+            ),
             next: Some(
-                "fix that, then run the same command again: it skips archives whose images are here"
+                "fix the problem, then run the same command again: digestfix skips archives whose \
+                 images are on this host"
                     .to_owned(),
             ),
         },
-    }
     };
     let failed = |error| match error {
         SendError::Engine(error) => amid(format!("{name}: {error}")),
@@ -308,7 +313,7 @@ async fn send(
 }
 
 /// Ends a run whose archive is incomplete or tampered with. Docker did not get the end of
-/// that archive, so it has loaded nothing of it.
+/// that archive, so Docker has loaded nothing from it.
 fn refused(name: &str, problem: source::Problem, before: &[String], lock: &RootLock) -> LoadStop {
     let error = SourceError {
         place: name.to_owned(),
@@ -322,13 +327,13 @@ fn refused(name: &str, problem: source::Problem, before: &[String], lock: &RootL
         problem: Problem {
             next: error.help(),
             what: vec![error.to_string()],
-            state: state(before, "Docker has loaded nothing of this archive"),
+            state: state(before, "Docker has loaded nothing from this archive"),
         },
     }
 }
 
-/// The result of a run whose claims turned out not to apply to this host. The loaded
-/// images stay.
+/// The result of a run that has loaded images and then could not apply their claims. The
+/// loaded images stay.
 fn stays(stop: Stop, names: &[String], next: &str) -> LoadStop {
     LoadStop::Amid {
         result: RunResult::Failed,
@@ -354,8 +359,8 @@ fn state(names: &[String], more: &str) -> String {
     }
 }
 
-/// In the containerd image store, makes Docker set the tags of those pins whose digest
-/// this host has now recorded.
+/// In the containerd image store, makes Docker set the tag of each pin
+/// (`NAME:TAG@DIGEST`) whose digest this host has recorded.
 async fn set_tags(
     request: &Request,
     site: &Site,
@@ -385,8 +390,8 @@ async fn set_tags(
     Ok(())
 }
 
-/// Warns about images of archives that have no digest on this host. Returns whether there
-/// are any.
+/// Warns about each loaded image that has no digest on this host. Returns whether any
+/// loaded image has no digest.
 async fn without_digest(
     whole: &[Whole],
     site: &Site,
@@ -406,7 +411,8 @@ async fn without_digest(
             .first()
             .map_or_else(|| image.to_string(), |tag| tag.familiar());
         report.warning(&format!(
-            "{name} has no digest: no archive and no --from file has one. Next: {WITHOUT}"
+            "{name} has no digest: no archive and no --from file contains its digest. Next: \
+             {WITHOUT}"
         ));
     }
     Ok(any)

@@ -44,7 +44,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
                         }
                     }
                     .to_owned(),
-                    next: Some(next_after("fix what is named above", outcome.watchdog.as_deref())),
+                    next: Some(next_after("fix the problem above", outcome.watchdog.as_deref())),
                 },
             )
         }
@@ -54,10 +54,7 @@ pub(super) fn tell(changed: Changed, mut report: Report) -> RunResult {
             report.fail(
                 RunResult::Broken,
                 Problem {
-                    what: vec![
-                        failure.to_string(),
-                        format!("and undoing it failed: {undo}"),
-                    ],
+                    what: vec![failure.to_string(), format!("and the undo failed: {undo}")],
                     state: end.with_loaded(state(now)),
                     next: Some(next_after(&look, outcome.watchdog.as_deref())),
                 },
@@ -88,10 +85,11 @@ impl Told<'_> {
         match (&outcome.backup, &self.unit) {
             _ if !changed => report.conclude("Nothing had to be changed in the end."),
             _ if plan.is_empty() => {
-                report.conclude("Done. Docker has read the file again; nothing in it changed.");
+                report
+                    .conclude("Done. Docker has read the references again; none of them changed.");
             }
             (Some(backup), unit) => report.conclude(&format!(
-                "Done{}. The former references are kept in {}",
+                "Done{}. The former references are in {}",
                 if unit.is_none() { " in this store" } else { "" },
                 backup.display()
             )),
@@ -152,8 +150,8 @@ impl Told<'_> {
                     }
                     .to_owned(),
                     next: Some(format!(
-                        "the references that stay are right, and do no harm. To remove them once the cause \
-                         named above is gone: digestfix rollback {}",
+                        "the references that remain are correct and harmless. To remove these references after \
+                         you have fixed the problem above: digestfix rollback {}",
                         outcome.id
                     )),
                 },
@@ -193,7 +191,7 @@ impl Told<'_> {
         state
     }
 
-    /// Reports the expected changes of containers, and returns the unexpected ones.
+    /// Reports the expected changes of containers, and returns the unexpected changes.
     fn containers(&self, report: &mut Report) -> Vec<String> {
         // The load method affects no container.
         if self.impact.is_some() || self.unit.is_none() {
@@ -216,7 +214,7 @@ impl Told<'_> {
         self.impact.is_some_and(|known| known.accepts(change))
     }
 
-    /// Docker's unit, by which commands name it.
+    /// The name of Docker's unit, for commands in messages.
     fn unit(&self) -> &str {
         self.unit.as_deref().unwrap_or("docker")
     }
@@ -232,14 +230,15 @@ impl Told<'_> {
         unlisted.map_or_else(
             || {
                 let unexpected = self.containers.iter().filter(|one| !self.is_expected(one));
-                let logs = unexpected.map(|one| format!("; docker logs {}", shell::word(&one.name)));
-                "look at them: docker ps -a".to_owned() + &logs.collect::<String>()
+                let logs =
+                    unexpected.map(|one| format!("; docker logs {}", shell::word(&one.name)));
+                "check the containers: docker ps -a".to_owned() + &logs.collect::<String>()
             },
             |directory| {
                 let directory = shell::path(directory);
                 format!(
-                    "make room (df -h {directory}; df -i {directory}), then restart Docker, which loads them \
-                     again: systemctl restart {}",
+                    "make room (df -h {directory}; df -i {directory}); then, to make Docker load \
+                     the missing containers again: systemctl restart {}",
                     shell::word(self.unit())
                 )
             },
@@ -251,7 +250,7 @@ fn state(now: &HostNow) -> String {
     let references = match &now.store {
         StoreNow::Old => "the references are as they were".to_owned(),
         StoreNow::New(backup) => format!(
-            "the NEW references are in place, the old ones are in {}",
+            "the NEW references are in place, the old references are in {}",
             backup.display()
         ),
         StoreNow::Mixed => "some of the references may be new".to_owned(),
@@ -262,7 +261,7 @@ fn state(now: &HostNow) -> String {
         DockerNow::None => "nothing was stopped",
         DockerNow::Runs => "Docker runs",
         DockerNow::Down => "Docker is DOWN",
-        DockerNow::AsBefore => "Docker is not running, as before",
+        DockerNow::AsBefore => "Docker was not running before, and is not running now",
         DockerNow::ShuttingDown => {
             "the machine is shutting down, and Docker starts again at the next boot"
         }
@@ -277,16 +276,18 @@ fn look(now: &HostNow, unit: &str) -> String {
     match now.docker {
         None => "check the file system".to_owned(),
         Some(DockerNow::None) => {
-            "look at what is there (ctr -n k8s.io images ls; crictl images --digests)".to_owned()
+            "check which images exist (ctr -n k8s.io images ls; crictl images --digests)".to_owned()
         }
-        Some(DockerNow::NotStopped) => "look at what is there (docker image inspect)".to_owned(),
+        Some(DockerNow::NotStopped) => "check the images (docker image inspect)".to_owned(),
         Some(DockerNow::Runs | DockerNow::AsBefore) => {
-            format!("look at what is there (systemctl status {unit})")
+            format!("check Docker (systemctl status {unit})")
         }
         Some(DockerNow::Down) => {
-            format!("see why it does not start (journalctl -u {unit} -n 50), fix that")
+            format!(
+                "find out why Docker does not start (journalctl -u {unit} -n 50), fix the cause"
+            )
         }
-        Some(DockerNow::ShuttingDown) => "once the machine is up again".to_owned(),
+        Some(DockerNow::ShuttingDown) => "wait until the machine is up again".to_owned(),
     }
 }
 
@@ -295,7 +296,7 @@ fn next_after(first: &str, watchdog: Option<&str>) -> String {
     let next = format!("{first}, then: digestfix recover");
     match watchdog {
         Some(watchdog) => {
-            format!("{next} ({watchdog} is trying that as well: journalctl -u {watchdog})")
+            format!("{next} ({watchdog} also tries to recover the host: journalctl -u {watchdog})")
         }
         None => next,
     }

@@ -31,9 +31,9 @@ use crate::transaction::{load, record, recovery, restart};
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The message is true after every crash, because the file with the references is
-/// replaced atomically.
-const WHOLE: &str = "the references are whole";
+/// This message is true after every crash, because digestfix replaces the file with the
+/// references atomically.
+const WHOLE: &str = "the references are intact";
 
 pub(super) async fn run(args: &RecoverArgs) -> RunResult {
     let invocation = Invocation::of(&args.host, None);
@@ -42,7 +42,7 @@ pub(super) async fn run(args: &RecoverArgs) -> RunResult {
         Ok(Some(problems)) if problems.is_empty() => {
             report.done(true, None);
             if !args.before_docker {
-                report.conclude("Done. The host is whole again.");
+                report.conclude("Done. The host is consistent again.");
             }
             report.end(RunResult::Recovered)
         }
@@ -50,17 +50,18 @@ pub(super) async fn run(args: &RecoverArgs) -> RunResult {
             report.done(true, None);
             let is_of_node = report.is_of_node();
             report.fail(
- RunResult::Incomplete,
+                RunResult::Incomplete,
                 Problem {
                     what: problems,
                     state: match is_of_node {
                         true => "all other records are complete, and nothing was stopped",
                         false => {
-                            "the references and Docker's configuration are whole, and Docker runs if it ran before"
+                            "the references and Docker's configuration are intact, and Docker runs \
+                             if it ran before"
                         }
                     }
                     .to_owned(),
-                    next: Some("fix what is named above by hand".to_owned()),
+                    next: Some("fix the problems above by hand".to_owned()),
                 },
             )
         }
@@ -133,7 +134,8 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
             Ok(lock) => {
                 let recovered = recover_run(&id, &lock, report).await;
                 // After a boot, a service runs this command, and perhaps no user reads
-                // the output. So keep the mark, so that the next run warns.
+                // the output. So keep the loading mark, which makes the next run warn
+                // again.
                 if recovered.is_ok() && !args.after_boot {
                     give_up_load(&lock, report);
                 }
@@ -150,8 +152,8 @@ async fn look(args: &RecoverArgs, report: &mut Report) -> Result<Option<Vec<Stri
     failed.map_or(Ok(recovered), Err)
 }
 
-/// If the claims of a load are not recorded, warns about that, and removes the load's mark,
-/// so that no later run warns again.
+/// If the claims of a load are not recorded, warns about them. Then removes the loading
+/// mark, so that no later run warns again.
 fn give_up_load(lock: &RootLock, report: &mut Report) {
     if let Some(left) = Loading::read(lock.data_root()) {
         warn_of_load(&left, report);
@@ -160,8 +162,8 @@ fn give_up_load(lock: &RootLock, report: &mut Report) {
 }
 
 /// Restores the files that Docker is about to read. Starts and stops nothing: systemd
-/// delays Docker's start for this command, so waiting for Docker would be a deadlock.
-/// Does not connect to systemd either, because its bus may not be up yet.
+/// starts Docker only after this command, so this command must not wait for Docker. Does
+/// not connect to systemd, because the system bus may not be up yet.
 fn before_docker(report: &mut Report) -> Result<Option<Vec<String>>, Stop> {
     let pending = Path::new(PENDING);
     pending::sweep(pending);
@@ -206,12 +208,12 @@ fn files_of_run(id: &str, marker: &Marker, report: &mut Report) -> Result<bool, 
             _ => "Docker",
         };
         report.line(&format!(
-            "A run was interrupted ({id}); the rest of its recovery follows once {whom} runs."
+            "A run was interrupted ({id}); digestfix recovers this host once {whom} runs."
         ));
         return Ok(false);
     }
     report.line(&format!(
-        "A run was interrupted ({id}); restoring its files before Docker starts."
+        "A run was interrupted ({id}); digestfix restores the files of that run before Docker starts."
     ));
     report.recovers(id);
     if restart::recovery::recover_files(&journal, &images, &lock, report)
@@ -220,7 +222,7 @@ fn files_of_run(id: &str, marker: &Marker, report: &mut Report) -> Result<bool, 
         pending::remove(pending, id, &lock)?;
         report.recovered();
     } else {
-        report.line("The rest follows once Docker runs.");
+        report.line("digestfix finishes the recovery once Docker runs.");
     }
     Ok(true)
 }
@@ -258,8 +260,8 @@ pub(super) async fn recover_run(
     let marker = Marker::read(pending, id)?;
     let (flags, found) = marker.map_or_else(Default::default, |one| (one.flags, one.found));
     let site = match settled_node(flags.into(), SETTLED_WITHIN).await {
-        // Some facts come only from a running engine. Use the ones that the marker
-        // recorded.
+        // Some facts about the host are known only to a running engine. If no engine runs,
+        // use the facts in the pending marker.
         Err(Stop::Host(error)) => settled_site(&found.into(), Reach::Anyhow)
             .await
             .map_err(|_| Stop::Host(error))?,
@@ -276,8 +278,8 @@ pub(super) async fn recover_run(
     recover(&site, lock, report).await
 }
 
-/// Finds the host, once systemd has finished its current job on Docker, such as a
-/// restart.
+/// Waits until systemd has finished its current job on Docker, such as a restart. Then
+/// examines the host.
 pub(super) async fn settled_site(args: &HostArgs, reach: Reach) -> Result<Site, Stop> {
     let deadline = Instant::now() + SETTLED_WITHIN;
     loop {
@@ -306,8 +308,8 @@ async fn settled_node(args: HostArgs, within: Duration) -> Result<Site, Stop> {
     }
 }
 
-/// Recovers the host if there is a journal. Returns the problems that the user must
-/// solve, or `None` without a journal.
+/// If the data root contains a journal, recovers the host and returns the problems that
+/// the user must solve. Returns `None` if there is no journal.
 pub(super) async fn recover(
     site: &Site,
     lock: &RootLock,
@@ -345,7 +347,7 @@ pub(super) async fn recover(
     }
     refuse_other_file(&journal, &host.config_file)?;
     report.line(&format!(
-        "A run was interrupted ({}); recovering the host first.",
+        "A run was interrupted ({}); digestfix recovers the host first.",
         journal.id
     ));
     let impact = Impact::of_units(
@@ -367,8 +369,8 @@ pub(super) async fn recover(
     Ok(Some(problems))
 }
 
-/// Reads the references, so that the metrics can count them on a host without a file of
-/// references. If the store cannot be read, the recovery still succeeds.
+/// Reads the references from containerd, so that the metrics can count them. If the store
+/// cannot be read, the recovery still succeeds.
 async fn see(site: &Site, report: &mut Report) {
     if let Ok(store) = site.image_store(None, None).await {
         report.sees(&store);
@@ -392,7 +394,7 @@ async fn recover_load(
     };
     let problems = if site.host.image_store == StoreKind::Containerd {
         report.line(&format!(
-            "A run was interrupted ({}); finishing it first.",
+            "A run was interrupted ({}); digestfix finishes that run first.",
             journal.id
         ));
         let root = load.containerd_root.as_deref();
@@ -409,8 +411,8 @@ async fn recover_load(
             .await
             .map_err(Stop::LoadRecovery)?;
         report.warning(&format!(
-            "run {} was interrupted, and Docker no longer uses the containerd image store. To see which \
-             references of that run are there, switch that store on again, then: digestfix status",
+            "run {} was interrupted, and Docker no longer uses the containerd image store. To see \
+             the references of that run, enable this image store again, then: digestfix status",
             journal.id
         ));
         Vec::new()
@@ -432,7 +434,7 @@ async fn recover_records(
         return Err(Stop::InterruptedRun(journal::path(lock.data_root())));
     };
     report.line(&format!(
-        "A run was interrupted ({}); finishing it first.",
+        "A run was interrupted ({}); digestfix finishes that run first.",
         journal.id
     ));
     let client = node.client(ANSWER_WITHIN);
@@ -453,7 +455,7 @@ fn stop(failure: Failure, journal: &Journal) -> Stop {
     }
 }
 
-/// The state in which the run of the journal may have left the host.
+/// The state in which the interrupted run may have left the host.
 fn state(failure: &Failure, journal: &Journal) -> String {
     let references = match failure {
         Failure::NoReferences(_) => "the references cannot be read",
@@ -475,7 +477,8 @@ pub(super) fn load_problem(failure: &Failure) -> Problem {
         what: vec![format!(
             "an interrupted run could not be finished: {failure}"
         )],
-        state: "some references of that run may be there; Docker was not stopped".to_owned(),
+        state: "some references of the interrupted run may exist already; Docker was not stopped"
+            .to_owned(),
         next: Some("make sure that Docker runs and answers, then: digestfix recover".to_owned()),
     }
 }
@@ -486,7 +489,8 @@ pub(super) fn record_problem(failure: &Failure) -> Problem {
         what: vec![format!(
             "an interrupted run could not be finished: {failure}"
         )],
-        state: "some records of that run may be there; nothing was stopped".to_owned(),
+        state: "some records of the interrupted run may exist already; nothing was stopped"
+            .to_owned(),
         next: Some(
             "make sure that containerd runs and answers (crictl info), then: digestfix recover"
                 .to_owned(),
@@ -502,7 +506,7 @@ pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
     if let Failure::WaitsForDocker(_) = failure {
         return Problem {
             what,
-            state: "the references and daemon.json are whole; Docker is not running".to_owned(),
+            state: "the references and daemon.json are intact; Docker is not running".to_owned(),
             next: Some(format!("systemctl start {unit}; then: digestfix recover")),
         };
     }
@@ -510,8 +514,8 @@ pub(super) fn problem(failure: &Failure, state: String, unit: &str) -> Problem {
         what,
         state,
         next: Some(format!(
-            "see what is wrong with Docker (systemctl status {unit}; journalctl -u {unit} -n \
-             50), fix it, then: digestfix recover"
+            "find out what is wrong with Docker (systemctl status {unit}; journalctl -u {unit} -n \
+             50), fix that problem, then: digestfix recover"
         )),
     }
 }

@@ -37,11 +37,12 @@ async fn roll_back(args: &RollbackArgs, report: &mut Report) -> Result<Option<Ch
 pub(super) fn find(id: Option<&str>, images: &ImageDir) -> Result<Reversal, Stop> {
     let (records, broken) = history::scan(images.data_root(), Some);
     if let Some(id) = id {
-        // An unreadable record is an error, unlike a missing one.
+        // Return an error if the record is unreadable. `reversal` handles a missing
+        // record.
         history::read(images.data_root(), id)?;
     } else if let Some(newest) = broken.into_iter().next_back() {
-        // The unreadable record may be that of the newest transaction, which is the one
-        // to roll back.
+        // The unreadable record may belong to the newest transaction, which the user
+        // wants to roll back.
         return Err(newest.into());
     }
     Ok(reversal(&records, id, images.driver())?)

@@ -53,7 +53,7 @@ pub(super) async fn run(args: &SaveArgs) -> RunResult {
     }
 }
 
-/// Why nothing was written, or only a part of the archive.
+/// Why digestfix has written no archive, or only a part of it.
 enum SaveStop {
     Before(Stop),
     Amid {
@@ -103,7 +103,7 @@ impl Target {
         Ok(Box::new(Compressed::new(format, plain)?))
     }
 
-    /// The compression that the file's extension stands for.
+    /// The compression that the extension of the file's name asks for.
     fn compress(&self) -> Compress {
         let Self::File(_, path) = self else {
             return Compress::None;
@@ -126,11 +126,8 @@ impl Target {
     /// Describes what is at the destination after a failure.
     fn left(&self) -> String {
         match self {
-            Self::File(_, path) => format!("{} is as it was", path.display()),
-            Self::Stdout => {
-                "what was written to standard output is not a complete archive; throw it away"
-                    .to_owned()
-            }
+            Self::File(_, path) => format!("{} is unchanged", path.display()),
+            Self::Stdout => "the archive on standard output is incomplete; discard it".to_owned(),
         }
     }
 
@@ -155,7 +152,7 @@ impl Target {
     fn unwritten(&self, error: &io::Error) -> SaveStop {
         let next = match (error.kind(), self) {
             (io::ErrorKind::StorageFull, _) => "make room, or name a file on another disk",
-            (_, Self::File(..)) => "check that disk, or name a file on another one",
+            (_, Self::File(..)) => "check that disk, or name a file on another disk",
             (_, Self::Stdout) => {
                 "find out why the program that reads standard output ended, then run the same command again"
             }
@@ -250,7 +247,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
         signal = interrupt.wait() => {
             return Err(target.amid(
                 format!("{signal} received"),
-                "run the same command again when it suits",
+                "run the same command again at any time",
             ));
         }
         carried = carry(engine, &names, member, sink, told) => carried,
@@ -264,7 +261,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
             let finished = file.finish();
             finished.map_err(|error| SaveStop::Amid {
                 what: format!("{name}: {error}"),
-                state: format!("{name} is either as it was or complete"),
+                state: format!("{name} contains the complete archive, or was not changed"),
                 next: "check that disk, then run the same command again".to_owned(),
             })?;
             way_on = format!(" On the other host: digestfix load {}", shell::path(&path));

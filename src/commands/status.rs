@@ -42,7 +42,9 @@ async fn show(args: &StatusArgs, report: &mut Report) -> Result<RunResult, Stop>
         },
     );
     for key in &unknown {
-        report.warning(&format!("unknown top-level key {key:?}, kept as it is"));
+        report.warning(&format!(
+            "digestfix does not know the top-level key {key:?}, and keeps the key unchanged"
+        ));
     }
     report.gaps(&gaps);
     for other in site.dockers_beside(&args.host) {

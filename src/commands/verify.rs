@@ -37,30 +37,33 @@ async fn show(args: &VerifyArgs, report: &mut Report) -> Result<RunResult, Stop>
     }
     if !plan.is_empty() {
         report.line(&format!(
-            "Not every claim holds. To make them hold: {}",
+            "Not every claim is true on this host. To apply the claims: {}",
             apply_instead_of("verify")
         ));
         return Ok(RunResult::Pending);
     }
     report.line(&match store.means(&goal, plan).await {
         Ok(means) if means.stale.is_empty() => {
-            "The running engine does not find what is in the file: look at Docker's journal."
+            "The image store contains every claimed reference, but the running engine does not \
+             find all of them: read the engine's log."
                 .to_owned()
         }
         Ok(_) => format!(
-            "The running engine has not read the file since it changed. To make the engine read it: {}",
+            "The running Docker has not read the file with the references since the file changed. \
+             To make Docker read the file: {}",
             apply_instead_of("verify")
         ),
         Err(_) => {
-            "The running engine has not read the file since it changed. To see what stands in the way, with \
-             the same claims: digestfix plan"
+            "The running Docker has not read the file with the references since the file changed. \
+             To see why digestfix cannot make Docker read the file, type, with the same claims: \
+             digestfix plan"
                 .to_owned()
         }
     });
     Ok(RunResult::Pending)
 }
 
-/// Reports that the claims are true: nothing on this host contradicts them.
+/// Reports that nothing on this host contradicts the claims.
 fn all_holds(plan: &Plan, report: &Report) -> RunResult {
     if plan.is_unmet() {
         report.line("Nothing is verified: no claim could be applied.");

@@ -22,7 +22,7 @@ use crate::transaction::watchdog;
 pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
     // If the message is lost, the run assumes that this watchdog did not start.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        tracing::info!("systemd could not be told that the watchdog is ready: {error}");
+        tracing::info!("digestfix could not tell systemd that the watchdog is ready: {error}");
     }
     let pending = Path::new(PENDING);
     let ended = watchdog::try_until_done(
@@ -36,8 +36,8 @@ pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
             report.warning(problem);
         }
         report.line(match problems.as_slice() {
-            [] => "Done. The host is whole again.",
-            _ => "Done. Fix what is named above by hand.",
+            [] => "Done. The host is consistent again.",
+            _ => "Done. Fix the problems above by hand.",
         });
     }
     if let Err(error) = forget_lasting(Path::new(RUNTIME_UNITS), &watchdog::unit(&args.id)) {
@@ -46,9 +46,8 @@ pub(super) async fn run(args: &WatchdogArgs) -> RunResult {
     report.end(RunResult::Unchanged)
 }
 
-/// Tries to recover the run. If the data root is on a disk that is no longer mounted, the
-/// mount point contains no journal. But a missing journal does not mean that the run has
-/// ended then.
+/// Tries to recover the run. A missing journal does not always mean that the run has
+/// ended: the disk of the data root may no longer be mounted.
 async fn attempt(
     args: &WatchdogArgs,
     failures: u32,
@@ -105,9 +104,10 @@ impl Trouble {
                     RunResult::Broken,
                     Problem {
                         what: vec![other.to_string()],
-                        state: "Docker may be down if it was stopped; the references are whole"
+                        state: "if the run stopped Docker, Docker may still be stopped; \
+                                the references are intact"
                             .to_owned(),
-                        next: Some("fix what is named above, then: digestfix recover".to_owned()),
+                        next: Some("fix the problem above, then: digestfix recover".to_owned()),
                     },
                 );
             }

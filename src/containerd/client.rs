@@ -36,8 +36,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for this socket. Does not connect yet. `within` is the timeout of each
-    /// call.
+    /// Creates a client for this socket. The client connects at its first call. `within`
+    /// is the timeout of each call.
     pub fn new(socket: &Path, namespace: &str, within: Duration) -> Self {
         Self {
             channel: Channel::new(socket, within),
@@ -131,7 +131,7 @@ impl From<&Target> for Descriptor {
     }
 }
 
-/// Turns the answer that an object does not exist into `None`.
+/// Returns `None` if containerd answers that the object does not exist.
 fn if_found<T>(answer: Result<T, ContainerdError>) -> Result<Option<T>, ContainerdError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -211,8 +211,8 @@ impl Node for Client {
     }
 
     async fn manifest(&self, digest: &Digest) -> Result<Option<String>, ContainerdError> {
-        // If a blob is larger than any manifest, read only its beginning, which then does
-        // not match the digest.
+        // Read at most one byte more than the maximum size of a manifest. If the blob is
+        // larger, its beginning does not match the digest.
         let most = manifest::MAX_BYTES + 1;
         let request = Read {
             digest: digest.to_string(),

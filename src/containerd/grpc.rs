@@ -1,5 +1,4 @@
-//! gRPC calls over a Unix socket: HTTP/2 requests, with limits on the time and the size
-//! of an answer.
+//! gRPC calls over a Unix socket, with limits on the time and the size of an answer.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -18,18 +17,18 @@ use tokio::time::timeout;
 
 use crate::containerd::ContainerdError;
 
-/// The largest answer that is read, in bytes.
+/// The maximum size of an answer, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// The most characters of containerd's error message to show.
+/// The maximum number of characters to show of containerd's error message.
 const MAX_SAID: usize = 1000;
 
-/// The length of a message's header: one byte that is set if the message is compressed,
-/// and four bytes with the message's length.
+/// The length of a message's header. One byte of the header shows whether the message is
+/// compressed, and four bytes contain the message's length.
 const HEAD: usize = 5;
 
-/// A connection to containerd. The first call opens it. After a failed call, the next
-/// call opens it again.
+/// A connection to containerd. The first call opens the connection. If a call gets no
+/// answer, the next call opens a new connection.
 pub(super) struct Channel {
     socket: PathBuf,
     within: Duration,
@@ -149,7 +148,7 @@ impl Channel {
         if response.status() != StatusCode::OK {
             return Err(self.unusable(call, format!("HTTP {}", response.status())));
         }
-        // An answer without a message has its status in the HTTP headers.
+        // If an answer has no message, its status is in the HTTP headers.
         if response.headers().contains_key(STATUS) {
             self.judge(call, response.headers())?;
             return Ok(Bytes::new());
@@ -165,7 +164,7 @@ impl Channel {
         match body.trailers() {
             Some(trailers) => self.judge(call, trailers)?,
             // An answer without trailers may be incomplete.
-            None => return Err(self.unanswered(call, "the answer has no end")),
+            None => return Err(self.unanswered(call, "the answer is incomplete")),
         }
         Ok(body.to_bytes())
     }
@@ -230,7 +229,10 @@ fn messages<A: Message + Default>(mut received: &[u8]) -> Result<Vec<A>, String>
         let cut = || "a message is cut off".to_owned();
         let (head, rest) = received.split_first_chunk::<HEAD>().ok_or_else(cut)?;
         let [0, length @ ..] = *head else {
-            return Err("a message is compressed, which was not asked for".to_owned());
+            return Err(
+                "a message is compressed, although digestfix did not ask for compression"
+                    .to_owned(),
+            );
         };
         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         let (message, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
@@ -241,7 +243,7 @@ fn messages<A: Message + Default>(mut received: &[u8]) -> Result<Vec<A>, String>
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use hyper::header::HeaderValue;
 
@@ -279,7 +281,7 @@ mod tests {
         // Field 1 claims to have more bytes than the message has.
         let lies = [0, 0, 0, 0, 2, 0x0a, 0x7f];
         messages::<Images>(&lies).unwrap_err();
-        // A name that is not UTF-8.
+        // Field 1 is a name that is not valid UTF-8.
         let odd = [0, 0, 0, 0, 5, 0x0a, 3, 0x0a, 1, 0xff];
         messages::<Images>(&odd).unwrap_err();
     }

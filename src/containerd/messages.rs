@@ -1,7 +1,7 @@
-//! gRPC messages with the fields that digestfix uses: from containerd 1.6 to 2.1,
-//! `api/services/{images,content,namespaces,version}/v1` and `api/types`; from
-//! Kubernetes, `cri-api/pkg/apis/runtime/v1/api.proto`. Decoding skips fields that later
-//! versions add.
+//! gRPC messages, with only the fields that digestfix uses. The definitions are in
+//! containerd 1.6 to 2.1 (`api/services/{images,content,namespaces,version}/v1` and
+//! `api/types`) and in Kubernetes (`cri-api/pkg/apis/runtime/v1/api.proto`). Decoding
+//! skips all other fields.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,8 @@ pub(super) struct Images {
     pub images: Vec<Image>,
 }
 
-/// A request to create a record, and the answer to a request that creates or reads one.
+/// The request to create an image record. The answers to a create request and to a get
+/// request have the same form.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OneImage {
     #[prost(message, optional, tag = "1")]
@@ -66,7 +67,7 @@ pub(super) struct Blob {
     pub digest: String,
 }
 
-/// Some of the namespace's blobs. An answer may consist of several such messages.
+/// A list of blobs in a namespace. containerd splits a long list into several messages.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Blobs {
     #[prost(message, repeated, tag = "1")]

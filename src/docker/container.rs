@@ -28,10 +28,11 @@ pub struct Container {
     pub restart_policy: RestartPolicy,
     /// The limit of restarts (`--restart on-failure:N`). 0 means no limit.
     pub max_retries: u32,
-    /// Whether Docker removes the container and its anonymous volumes when it stops
-    /// (`--rm`).
+    /// Whether Docker removes the container and its anonymous volumes when the container
+    /// stops (`--rm`).
     pub auto_remove: bool,
-    /// Whether the container belongs to a swarm service. Swarm replaces such a container.
+    /// Whether the container belongs to a swarm service. If such a container ends, swarm
+    /// starts a new container in its place.
     pub swarm_task: bool,
     pub health_check: bool,
     /// The host's ports that are published for the container. For a restarting container,
@@ -43,17 +44,18 @@ pub struct Container {
     needs: Vec<String>,
     /// The container's Compose project and service.
     service: Option<(String, String)>,
-    /// The services of that Compose project that must start before this container.
+    /// The services of the same Compose project that must start before this container.
     after_services: Vec<String>,
 }
 
 /// A port of the host that Docker forwards to a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Published {
-    /// The host's address. The unspecified address means all addresses of the family.
+    /// The host's IP address. `0.0.0.0` stands for all IPv4 addresses of the host, and
+    /// `::` stands for all IPv6 addresses.
     pub ip: IpAddr,
     pub port: u16,
-    /// `tcp`, `udp` or `sctp`.
+    /// The protocol, which is `tcp`, `udp` or `sctp`.
     pub protocol: String,
 }
 
@@ -70,7 +72,7 @@ pub enum Status {
     Paused,
     /// The container ended, and Docker will start it again because of its restart policy.
     Restarting,
-    /// `created`, `exited`, `removing`, `dead`, …
+    /// Docker's word for the status, such as `created`, `exited`, `removing` or `dead`.
     Down(String),
 }
 
@@ -93,12 +95,12 @@ pub enum RestartPolicy {
     No,
     OnFailure,
     Always,
-    /// Always, unless a user stopped the container.
+    /// Docker always restarts the container, unless a user stopped it.
     UnlessStopped,
 }
 
 impl RestartPolicy {
-    /// The policy's value for `docker run --restart`.
+    /// The name of the policy, as `docker run --restart` expects it.
     pub fn word(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -121,14 +123,15 @@ pub enum Happened {
     Stopped(String),
     /// The container runs, but with a different process.
     Restarted,
-    /// Docker no longer lists the container, but its files are still in this directory.
+    /// Docker no longer lists the container. The container's files are still in the
+    /// directory with this path.
     Unlisted(PathBuf),
     /// The process is the same, but the container was paused or unpaused.
     Now(Status),
 }
 
 impl Happened {
-    /// One word, for machine-readable output.
+    /// The change as one word, for machine-readable output.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Removed => "removed",
@@ -148,8 +151,8 @@ impl fmt::Display for Change {
             Happened::Removed => write!(f, "{name} is gone"),
             Happened::Unlisted(files) => write!(
                 f,
-                "{name} is missing from docker ps -a: Docker failed to load it at the start; its files are \
-                 still in {}",
+                "{name} is missing from docker ps -a: when Docker started, it failed to load this \
+                 container; the container's files are still in {}",
                 files.display()
             ),
             Happened::Stopped(status) => write!(f, "{name} is no longer running ({status})"),
@@ -160,7 +163,8 @@ impl fmt::Display for Change {
 }
 
 impl Container {
-    /// What changed in this container. `now` is its present state, found by the same ID.
+    /// What changed in this container. `now` is the present state of the container with
+    /// the same ID, or `None` if Docker does not list the container.
     pub fn change(&self, now: Option<&Self>) -> Option<Change> {
         let what = match now {
             None => Happened::Removed,
@@ -197,9 +201,10 @@ impl Container {
     }
 }
 
-/// Sorts containers by the time of their last start, but puts each container after those
-/// that it needs. A container needs other containers if it uses their network, process or
-/// IPC namespace or their volumes, has links to them, or depends on them in Compose.
+/// Sorts containers by the time of their last start, but puts each container after the
+/// containers that it needs. A container needs each container whose volumes it uses, or
+/// whose network, process or IPC namespace it uses. A container also needs the containers
+/// that it links to, and the containers that it depends on in Compose.
 pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     containers.sort_by(|a, b| (&a.started_at, &a.id).cmp(&(&b.started_at, &b.id)));
     let mut ordered = Vec::with_capacity(containers.len());
@@ -218,7 +223,7 @@ pub fn in_start_order(mut containers: Vec<Container>) -> Vec<Container> {
     ordered
 }
 
-/// The fields of the answer to `GET /containers/{id}/json` that digestfix uses.
+/// The fields that digestfix uses from the answer to `GET /containers/{id}/json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Inspection {
@@ -285,7 +290,8 @@ struct NetworkSettingsAnswer {
     ports: Option<Ports>,
 }
 
-/// The published ports of the host, by the container's port and protocol.
+/// For each port and protocol of a container, such as `80/tcp`, the host's ports that
+/// Docker forwards to it.
 type Ports = BTreeMap<String, Option<Vec<PortAnswer>>>;
 
 #[derive(Deserialize)]
@@ -298,7 +304,8 @@ struct PortAnswer {
 }
 
 impl PortAnswer {
-    /// The published ports of the host. An empty address means all addresses.
+    /// The ports of the host that Docker forwards. An empty IP address in Docker's answer
+    /// stands for all addresses of the host.
     fn published(&self, protocol: &str) -> Vec<Published> {
         let Ok(port) = self.host_port.parse() else {
             return Vec::new();
@@ -395,7 +402,7 @@ fn first_part(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -2,7 +2,8 @@
 //! (namespace `moby`; moby 20.10, `distribution/manifest.go`).
 //!
 //! digestfix reads the files below `io.containerd.content.v1.content/blobs/` directly,
-//! and hashes each of them. A blob whose bytes do not match its name counts as missing.
+//! and hashes each of them. A blob whose bytes do not match the digest in its name counts
+//! as missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -43,8 +44,8 @@ impl ContentStore {
         }
     }
 
-    /// The text of a manifest or a config. `None` if the store does not contain it, or if
-    /// its bytes do not match the digest.
+    /// The text of a manifest or a config. `None` if the store does not contain this
+    /// blob, or if the bytes of the blob do not match the digest.
     pub fn text(&self, digest: &Digest) -> Option<String> {
         self.directories.iter().find_map(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -58,8 +59,8 @@ impl ContentStore {
         self.text(&image.to_string().parse().ok()?)
     }
 
-    /// Whether a blob with this name exists. The blob is not read, because it may be
-    /// large.
+    /// Whether the store has a file for this digest. Does not read the file, because the
+    /// file may be large.
     pub fn has(&self, digest: &Digest) -> bool {
         self.directories.iter().any(|directory| {
             let path = directory.join(digest.algorithm().name()).join(digest.hex());
@@ -67,8 +68,9 @@ impl ContentStore {
         })
     }
 
-    /// Whether the store has the config of a manifest, or of one below an index, and
-    /// `counts` accepts both the manifest and its config.
+    /// Whether the store has an image for this digest: a manifest with its config. For an
+    /// index, one of the manifests below the index is enough. `counts` must accept both
+    /// the manifest and the config.
     pub fn has_image(&self, target: &Digest, counts: impl Fn(&Digest) -> bool) -> bool {
         let manifests = self.manifests(target);
         manifests.iter().any(|(digest, text)| {
@@ -81,15 +83,15 @@ impl ContentStore {
         })
     }
 
-    /// The manifests that prove that an image has a digest: the image's own manifest, or
-    /// an index and each manifest between the index and the image. `None` if one of them
-    /// is missing.
+    /// The manifests that prove that an image has a digest. These are the image's own
+    /// manifest, or the manifests on a path from an index to the image. Both ends of the
+    /// path are included. `None` if one of these manifests is missing.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
 
-    /// The manifest or index with a digest, and those of its manifests that the store
-    /// contains.
+    /// The manifest or index with this digest. For an index, also those manifests below
+    /// the index that are in the store.
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = BTreeMap::new();
         self.collect(digest, 0, &mut found);
@@ -140,7 +142,7 @@ impl ContentStore {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
@@ -167,7 +169,7 @@ mod tests {
         symlink("elsewhere", &blob).unwrap();
         assert_eq!(content.text(&digest), None);
         fs::remove_file(&blob).unwrap();
-        // No process writes to this FIFO.
+        // No process writes to this FIFO, so reading it would block.
         mkfifo(&blob, Mode::S_IRUSR).unwrap();
         assert_eq!(content.text(&digest), None);
     }

@@ -39,8 +39,8 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether another attempt may succeed: the answer was incomplete, because the engine
-    /// may be starting or may still execute the request.
+    /// Whether another attempt may succeed, because the engine may be starting or may
+    /// still execute the request.
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. })
     }
@@ -61,21 +61,21 @@ pub struct Info {
 }
 
 impl Info {
-    /// Whether a container with `--rm` survives a restart of Docker with live-restore.
-    /// When dockerd before 24.0.8 starts, it removes such a container although it runs
-    /// (moby issue 46308, `daemon/daemon.go`, `restore`).
+    /// Whether a container with `--rm` survives a restart of Docker with live-restore. At
+    /// its start, dockerd before 24.0.8 removes such a container, although the container
+    /// is running (moby issue 46308, `daemon/daemon.go`, `restore`).
     pub fn keeps_auto_removed(&self) -> bool {
         self.is_at_least([24, 0, 8])
     }
 
     /// Whether health checks resume in a container that survived a restart of Docker.
-    /// Before 23.0, they resume only after the container is paused and unpaused (moby
-    /// issue 41871).
+    /// Before Docker 23.0, the checks resume only after the container is paused and
+    /// unpaused (moby issue 41871).
     pub fn resumes_health_checks(&self) -> bool {
         self.is_at_least([23, 0, 0])
     }
 
-    /// Whether the engine, when it stops, waits up to 5 s for connected clients (seen on
+    /// Whether a stopping engine waits up to 5 s for connected clients (seen on Docker
     /// 26.1 and 28.5, not on 20.10).
     pub fn waits_for_clients(&self) -> bool {
         self.is_at_least([23, 0, 0])
@@ -136,7 +136,8 @@ pub trait Reloads {
     async fn next(&mut self) -> Result<(), EngineError>;
 }
 
-/// Expected references that the engine does not have, or that point at another image.
+/// The expected references that the engine does not have, or that point at another image
+/// than expected.
 pub fn missing<'a>(
     references: &References,
     expected: impl IntoIterator<Item = &'a (Reference, ImageId)>,
@@ -151,7 +152,7 @@ pub fn missing<'a>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod docker29;
 
 #[cfg(test)]

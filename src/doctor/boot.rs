@@ -1,5 +1,5 @@
-//! digestfix's own units: those that recover interrupted runs after a power cut, and
-//! those that apply claims automatically.
+//! digestfix's own units: some recover interrupted runs after a power cut, and some apply
+//! claims automatically.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,7 @@ pub const RECOVERING: [&str; 2] = ["digestfix-recover.service", "digestfix-resum
 /// The units that apply the claims in the claims directories.
 pub const APPLYING: [&str; 3] = ["digestfix.service", "digestfix.timer", "digestfix.path"];
 
-/// Findings about digestfix's own units, and about the watchdogs among all units on this
-/// host.
+/// Findings about digestfix's own units, and about watchdog units that have failed.
 pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let of = |name: &str| units.iter().find(|unit| unit.id == name);
@@ -26,13 +25,15 @@ pub fn judge(units: &[Unit], states: &BTreeMap<String, String>) -> Vec<Finding> 
         let is_there = |name: &&&str| of(name).is_some_and(|unit| unit.load_state == "loaded");
         let install = match idle.iter().filter(is_there).count() == idle.len() {
             true => "",
-            false => "install the package, or put its units into /etc/systemd/system; then: ",
+            false => {
+                "install the package of digestfix, or put the units of digestfix into /etc/systemd/system; then: "
+            }
         };
         findings.push(Finding::warning(
             Check::Boot,
             format!(
-                "not enabled: {}. After a power cut during a run, the host is not fully restored until the \
-                 next run or digestfix recover",
+                "these units are not enabled: {}. If the power fails during a run, the host is fully restored only \
+                 by the next run of digestfix, or by: digestfix recover",
                 idle.join(", ")
             ),
             format!("{install}systemctl enable {}", idle.join(" ")),

@@ -4,12 +4,13 @@ use crate::claims::source::SourceError;
 use crate::doctor::{Check, Finding};
 use crate::plan::{Plan, Refusal, Why};
 
-/// The most refusals that are reported separately.
+/// The maximum number of refusals that are reported separately.
 const MOST: usize = 20;
 
-/// Findings about the claims directories, for an `apply` without options, because the
-/// options that are used on this host are unknown. `count` is the number of claims, or
-/// `None` if there is no directory. `plan` is `None` if the references cannot be read.
+/// Findings about the claims directories. The doctor assumes an `apply` without options,
+/// because it does not know which options the user gives. `count` is the number of
+/// claims, or `None` if there is no directory. `plan` is `None` if the references cannot
+/// be read.
 pub fn judge(
     count: Option<usize>,
     errors: &[SourceError],
@@ -31,7 +32,7 @@ pub fn judge(
     match plan {
         None => findings.push(Finding::not_seen(
             Check::Claims,
-            format!("{count} read; without the references, nothing shows whether they hold"),
+            format!("{count} read; digestfix cannot check the claims without the references"),
         )),
         Some(Ok(_)) if count == 0 && !errors.is_empty() => {}
         Some(Ok(plan)) => {
@@ -41,8 +42,9 @@ pub fn judge(
             findings.push(Finding::ok(
                 Check::Claims,
                 format!(
-                    "{count} in the claims directories: {hold} hold, {} do not yet, {elsewhere} \
-                     are about images of other hosts (as apply without options reads them)",
+                    "{count} in the claims directories: {hold} hold, {} do not hold yet, \
+                     {elsewhere} are about images of other hosts (checked as by apply without \
+                     options)",
                     plan.targets.len() - hold
                 ),
             ));
@@ -52,7 +54,7 @@ pub fn judge(
                     Check::Claims,
                     format!("{}: left alone, {}", one.claim, one.why),
                     match one.why {
-                        Why::ImageId(_) => "take that claim out, or claim the right digest",
+                        Why::ImageId(_) => "remove that claim, or claim the right digest",
                         _ => "say which image: REF=IMAGE",
                     },
                 )
@@ -62,9 +64,9 @@ pub fn judge(
             findings.extend(refusals.iter().take(MOST).map(|refusal| {
                 Finding::problem(
                     Check::Claims,
-                    format!("{refusal} (so says apply without options)"),
-                    "digestfix plan (add the options that apply gets here); fix that claim in \
-                     /etc/digestfix/claims.d, or take it out",
+                    format!("{refusal} (refused by apply without options)"),
+                    "digestfix plan, with the options that you give apply on this host; then fix \
+                     the claim in /etc/digestfix/claims.d, or remove it",
                 )
             }));
             if let Some(more @ 1..) = refusals.len().checked_sub(MOST) {

@@ -14,7 +14,7 @@ use crate::transaction::reserve::Need;
 /// The size of a run's small files in bytes: journal, record, marker, drop-in.
 const SMALL_FILES: u64 = 1024 * 1024;
 
-/// The most files that a run creates on one file system at a time.
+/// The maximum number of files that a run creates on one file system at a time.
 const FILES: u64 = 16;
 
 const MIB: u64 = 1024 * 1024;
@@ -24,8 +24,8 @@ const MIB: u64 = 1024 * 1024;
 pub struct Place {
     /// The file, or its nearest existing parent directory.
     pub path: PathBuf,
-    /// Why the place cannot be written to: read-only, immutable, no permission. `None` if
-    /// it can.
+    /// Why a run cannot write to the place: read-only, immutable, no permission. `None`
+    /// if a run can write to it.
     pub refused: Option<String>,
     pub free: u64,
     /// The number of free inodes. `None` if the file system creates inodes as needed.
@@ -33,8 +33,9 @@ pub struct Place {
     pub needed: Need,
 }
 
-/// The space that a change of a store with this size needs besides the reserve: for the
-/// new store, the backup, another store for undo, and the small files.
+/// The space that a run needs: for the new store, for the backup, for a third store that
+/// undo may write, and for the small files. `store` is the size of the present store.
+/// Does not include the reserve.
 pub fn beside(path: &Path, store: u64) -> Need {
     let small = small_files(path);
     Need {
@@ -51,7 +52,8 @@ pub fn small_files(path: &Path) -> Need {
     }
 }
 
-/// Checks a file or directory, or the directory in which it would be created.
+/// Checks a file or directory. If it does not exist, checks its nearest existing parent
+/// directory.
 pub fn look(needed: &Need) -> io::Result<Place> {
     let there = needed.path.ancestors().find(|path| path.exists());
     let path = there.unwrap_or(Path::new("/")).to_owned();
@@ -91,9 +93,10 @@ fn lack(place: &Place) -> Option<Finding> {
             Check::Disk,
             format!("{path} cannot be written: {refused}"),
             format!(
-                "find out why: findmnt -T {word}; lsattr -d {word} (if it shows an i: chattr -i {word}); \
-                 dmesg | tail (a failing disk becomes read-only). If it is only mounted read-only: mount -o \
-                 remount,rw \"$(findmnt -n -o TARGET -T {word})\""
+                "find out why: findmnt -T {word}; lsattr -d {word} (if lsattr shows an i: chattr \
+                 -i {word}); dmesg | tail (a failing disk becomes read-only). If the file system \
+                 is only mounted read-only: mount -o remount,rw \"$(findmnt -n -o TARGET -T \
+                 {word})\""
             ),
         ));
     }
@@ -122,7 +125,7 @@ fn lack(place: &Place) -> Option<Finding> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::doctor::State;

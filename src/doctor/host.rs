@@ -10,8 +10,8 @@ use crate::host::{Examined, StoreKind};
 use crate::systemd::Unit;
 use crate::transaction::restart::start_block::DROP_IN;
 
-/// Directories for units and drop-ins (`systemd.unit(5)`), except the directories to
-/// which only programs write.
+/// Directories for units and drop-ins (`systemd.unit(5)`), except the directories in
+/// which only systemd's own programs create files.
 const UNIT_DIRECTORIES: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -39,7 +39,10 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
         well.push(match &examined.unit {
             Some(unit) if unit.is_active() => Finding::ok(
                 Check::Unit,
-                format!("{} runs, and its unit file has not changed since", unit.id),
+                format!(
+                    "{} runs, and its unit file has not changed since systemd read it",
+                    unit.id
+                ),
             ),
             Some(unit) => Finding::ok(
                 Check::Unit,
@@ -55,22 +58,33 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
         well.push(match &examined.config_file {
             Some(path) if path.exists() => Finding::ok(
                 Check::Configuration,
-                format!("{} is valid where digestfix depends on it", path.display()),
+                format!(
+                    "the settings in {} that digestfix depends on are valid",
+                    path.display()
+                ),
             ),
             Some(path) => Finding::ok(
                 Check::Configuration,
-                format!("there is no {}, and none is needed", path.display()),
+                format!(
+                    "there is no {}, and Docker does not need the file",
+                    path.display()
+                ),
             ),
-            None => Finding::not_seen(Check::Configuration, "its location is not known"),
+            None => Finding::not_seen(
+                Check::Configuration,
+                "digestfix did not find the configuration file",
+            ),
         });
     }
     if is_clear(Check::Engine) {
         let runs = examined.unit.as_ref().is_some_and(Unit::is_active);
         well.push(match &examined.engine {
             Some(info) => Finding::ok(Check::Engine, format!("Docker {} answers", info.version)),
-            None if runs => Finding::not_seen(Check::Engine, "its socket is not known"),
+            None if runs => {
+                Finding::not_seen(Check::Engine, "digestfix did not find Docker's socket")
+            }
             None if examined.unit.is_some() => Finding::ok(Check::Engine, "not running"),
-            None => Finding::not_seen(Check::Engine, "it is not known whether Docker runs"),
+            None => Finding::not_seen(Check::Engine, "digestfix cannot tell whether Docker runs"),
         });
     }
     if is_clear(Check::DataRoot) {
@@ -80,7 +94,7 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
                 Finding::ok(
                     Check::DataRoot,
                     format!(
-                        "{}, storage driver {}, by {source}",
+                        "{}, storage driver {}, according to {source}",
                         images.data_root().display(),
                         images.driver()
                     ),
@@ -89,7 +103,7 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
             None if examined.image_store == StoreKind::Containerd => {
                 Finding::not_seen(Check::DataRoot, "images are in containerd")
             }
-            None => Finding::not_seen(Check::DataRoot, "its location is not known"),
+            None => Finding::not_seen(Check::DataRoot, "digestfix did not find the data root"),
         });
     }
     findings.extend(well);
@@ -97,8 +111,8 @@ pub fn judge(examined: &Examined, unread: &[String]) -> Vec<Finding> {
 }
 
 /// Drop-ins that systemd has not read yet, and drop-ins that were deleted after systemd
-/// had read them. systemd before v255 does not report such drop-ins by itself, and an
-/// apply would notice them only half-way.
+/// had read them. Before v255, systemd does not always report these drop-ins. An apply
+/// would then notice them only after the change has begun.
 pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     let directories = UNIT_DIRECTORIES.map(|path| Path::new(path).join(format!("{}.d", unit.id)));
     differing(&read_from(&directories), &unit.drop_in_paths, |path| {
@@ -106,7 +120,8 @@ pub fn unread_drop_ins(unit: &Unit) -> Vec<String> {
     })
 }
 
-/// The drop-ins that take effect: if several have the same name, the first one.
+/// The drop-ins that take effect. If several drop-ins have the same name, only the first
+/// one takes effect.
 fn read_from(directories: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = BTreeMap::new();
     let files = directories
@@ -120,8 +135,8 @@ fn read_from(directories: &[PathBuf]) -> Vec<PathBuf> {
     found.into_values().filter(|path| counts(path)).collect()
 }
 
-/// Whether systemd reads settings from a drop-in. An empty one, or one that links to
-/// `/dev/null`, only hides others with the same name.
+/// Whether systemd reads settings from a drop-in. An empty drop-in, or a link to
+/// `/dev/null`, only hides other drop-ins with the same name.
 fn counts(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "conf")
@@ -145,7 +160,7 @@ fn differing(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::doctor::State;

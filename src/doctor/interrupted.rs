@@ -1,4 +1,4 @@
-//! Other runs: one that is running now, and traces of killed ones.
+//! Other runs of digestfix: a run that is active now, and traces of killed runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,8 @@ pub struct Here<'a> {
 pub struct Left {
     /// Why no run can take the lock. `None` if a run can take it.
     pub barred: Option<LockError>,
-    /// The text in the lock: the run that holds the lock has written it about itself.
+    /// The text in the lock file. In this text, the run that holds the lock describes
+    /// itself.
     pub at_work: Option<String>,
     pub journal: Result<Option<Journal>, JournalError>,
     /// The markers of runs that are not active any more, on any data root.
@@ -35,13 +36,15 @@ pub struct Left {
     pub broken_markers: Vec<MarkerError>,
     /// The archives of a load that has not finished.
     pub loading: Option<Loading>,
-    /// The IDs of records without an end.
+    /// The IDs of the runs whose records contain no result.
     pub unended: Vec<String>,
     /// Files that were only partly written.
     pub half_written: Vec<PathBuf>,
-    /// Copies of daemon.json that lie beside it. In each pair, the original comes first.
+    /// The copies of daemon.json in its directory. Each pair contains the path of
+    /// daemon.json and the path of one copy.
     pub set_aside: Vec<(PathBuf, PathBuf)>,
-    /// The drop-in of a start block, and whether this drop-in keeps Docker from starting.
+    /// The drop-in with which a run blocks Docker's start, and whether the drop-in still
+    /// blocks the start.
     pub hold: Option<(PathBuf, bool)>,
 }
 
@@ -106,7 +109,7 @@ fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 
 pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     let lock = match (here.data_root, &left.at_work) {
-        (None, _) => Finding::not_seen(Check::Lock, "the data root has to be found first"),
+        (None, _) => Finding::not_seen(Check::Lock, "digestfix did not find the data root"),
         (Some(data_root), None) => match &left.barred {
             Some(error) => Finding::refused(Check::Lock, error, error.help()),
             None => Finding::ok(
@@ -123,7 +126,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
                 Finding::refused(Check::Lock, &held, held.help()),
                 Finding::not_seen(
                     Check::Unfinished,
-                    "cannot be checked while another run is at work",
+                    "digestfix cannot check this while another run is at work",
                 ),
             ];
         }
@@ -164,15 +167,15 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     for id in left.unended.iter().filter(|id| !known(id)) {
         findings.push(Finding::warning(
             Check::Unfinished,
-            format!("the record of run {id} is not complete; the next change completes it"),
+            format!("the record of run {id} is not complete; the next change completes the record"),
             format!("digestfix history {id}"),
         ));
     }
     if let Some((path, held)) = &left.hold {
         let effect = if *held {
-            "and keeps Docker from starting"
+            "which keeps Docker from starting"
         } else {
-            "and has no effect, because that run is gone"
+            "which has no effect any more"
         };
         let next = if is_clear {
             format!("rm {}; systemctl daemon-reload", shell::path(path))
@@ -181,14 +184,20 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
         };
         findings.push(Finding::warning(
             Check::Unfinished,
-            format!("{} was left behind by a run {effect}", path.display()),
+            format!(
+                "an interrupted run left {} behind, {effect}",
+                path.display()
+            ),
             next,
         ));
     }
     for path in &left.half_written {
         findings.push(Finding::warning(
             Check::Unfinished,
-            format!("{} is incomplete; nothing reads it", path.display()),
+            format!(
+                "the file {} is incomplete, and no program reads this file",
+                path.display()
+            ),
             format!("rm {}", shell::path(path)),
         ));
     }
@@ -203,7 +212,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
             findings.push(Finding::warning(
                 Check::Unfinished,
                 what,
-                format!("diff {path} {file}; then restore the old file (mv {path} {file}) or remove it (rm \
+                format!("diff {path} {file}; then restore the old file (mv {path} {file}) or remove the old file (rm \
                          {path})"),
             ));
         }
@@ -217,8 +226,9 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The finding about an interrupted run. If possible, the next change recovers that run
-/// first.
+/// The finding about an interrupted run. A problem if only the `recover` command in the
+/// finding can recover that run. Otherwise a warning, because the next change first
+/// recovers that run.
 fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
     let what = format!("run {} was interrupted", journal.id);
     let switch = journal.restart().and_then(|one| one.live_restore.as_ref());
@@ -229,7 +239,7 @@ fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
         (Some(unit), None, _) => Finding::problem(
             Check::Unfinished,
             format!("{what} while it was at work on {unit}"),
-            "on the host where that Docker runs: digestfix recover, without options",
+            "on the host whose Docker uses this data root: digestfix recover, without options",
         ),
         (Some(unit), Some(other), _) if unit != other => Finding::problem(
             Check::Unfinished,
@@ -243,14 +253,14 @@ fn of_journal(journal: &Journal, here: Here<'_>) -> Finding {
         ),
         _ => Finding::warning(
             Check::Unfinished,
-            format!("{what}; the next change finishes or undoes it first"),
+            format!("{what}; the next change first finishes or undoes that run"),
             "digestfix recover",
         ),
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::doctor::State;

@@ -1,5 +1,4 @@
-//! Kubernetes node: its containerd, and its references, judged by the rows that `status`
-//! shows.
+//! Kubernetes node: checks its containerd, and the references that `status` shows.
 
 use std::path::Path;
 
@@ -12,15 +11,17 @@ pub fn judge(socket: &Path, version: &str, rows: &[Row]) -> Vec<Finding> {
     let mut findings = vec![
         Finding::ok(
             Check::Engine,
-            format!("containerd {version} and its CRI answer at {socket}"),
+            format!("containerd {version} and its CRI both respond at {socket}"),
         ),
         in_all("in containerd", rows),
     ];
     if let some @ 1.. = count(rows, State::MadeUp) {
         findings.push(Finding::warning(
             Check::References,
-            format!("{some} with a digest that was made up at import; no registry has it"),
-            "to see them: digestfix status; import the images again without --digests of ctr",
+            format!(
+                "{some} with a digest that was made up at import; no registry has such a digest"
+            ),
+            "to see these digests: digestfix status; import the images again without --digests of ctr",
         ));
     }
     findings

@@ -4,7 +4,8 @@
 use crate::doctor::{Check, Finding};
 use crate::state::history::{End, HistoryError, Record};
 
-/// Findings about the records, which are oldest first, and about the number of backups.
+/// Findings about the records and about the number of backups. `records` is sorted,
+/// oldest first.
 pub fn judge(
     directory: Result<(), HistoryError>,
     records: &[Record],

@@ -1,5 +1,5 @@
-//! Program file: whether systemd can run it. For the watchdog of each run, systemd starts
-//! the file of the running program.
+//! Program file: whether systemd can run it. Each run has a watchdog, for which systemd
+//! starts the same program file again.
 
 use std::env;
 use std::fs;
@@ -11,7 +11,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use crate::doctor::{Check, Finding};
 use crate::sys::shell;
 
-/// SELinux types of files that the SELinux policy forbids systemd to run.
+/// SELinux types. The SELinux policy forbids systemd to run files of these types.
 const HOMES_OF_USERS: [&str; 4] = [":user_home_t:", ":admin_home_t:", ":user_tmp_t:", ":tmp_t:"];
 
 /// The file of this program, as systemd sees it.
@@ -51,7 +51,7 @@ pub fn look() -> Option<Program> {
 pub fn judge(program: &Program) -> Finding {
     let path = program.path.display();
     let next = format!(
-        "install -m 755 {} /usr/local/bin/digestfix; run that one",
+        "install -m 755 {} /usr/local/bin/digestfix; run that copy",
         shell::path(&program.path)
     );
     if !program.is_seen {
@@ -61,7 +61,7 @@ pub fn judge(program: &Program) -> Finding {
                 "systemd does not see this program at {path}: the file was replaced, or digestfix runs in \
                  another mount namespace"
             ),
-            "run the digestfix that is installed, on the host itself",
+            "on the host itself, run the installed digestfix",
         );
     }
     if program.noexec {

@@ -1,4 +1,4 @@
-//! Reference store, judged by the rows that `status` shows.
+//! Reference store: checks the references that `status` shows.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -44,7 +44,10 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     }
     for (state, what) in [
         (State::DigestIsImageId, "have an image ID as digest"),
-        (State::ImageMissing, "point at an image that is not here"),
+        (
+            State::ImageMissing,
+            "point at an image that is not on this host",
+        ),
         (State::Unparsable, "are not understood by Docker"),
     ] {
         if let some @ 1.. = count(rows, state) {
@@ -54,7 +57,8 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
                 Check::References,
                 format!("{some} {what}"),
                 format!(
-                    "to see them: digestfix status; to drop one: digestfix apply --remove {}",
+                    "to see these references: digestfix status; to remove a reference: digestfix apply \
+                     --remove {}",
                     first.as_deref().unwrap_or("KEY")
                 ),
             ));
@@ -63,7 +67,8 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
     findings
 }
 
-/// The reference that makes this row a problem. `None` if Docker ignores the entry.
+/// The reference that the user has to remove to solve the problem of this row of
+/// `status`. `None` if Docker ignores the entry.
 fn to_drop(row: &Row) -> Option<String> {
     let name = &row.repository;
     match (row.state, &row.tag, &row.digest) {
@@ -75,21 +80,22 @@ fn to_drop(row: &Row) -> Option<String> {
     }
 }
 
-/// The finding about a store that was reset: it contains no reference, although there are
-/// images. `former` is a complete backup.
+/// The finding about a store that was reset: it contains no reference, although the host
+/// has images. `former` is a complete backup.
 pub fn reset(path: &Path, images: usize, former: Option<&Path>) -> Finding {
     let old = former.map_or_else(|| "OLD".to_owned(), shell::path);
     Finding::warning(
         Check::References,
         format!(
-            "{}: no reference, but {images} images; the names were lost, as after a reset",
+            "{}: no reference, but {images} images; the names were lost, for example by a reset",
             path.display()
         ),
         format!(
             "digestfix apply --from {old} --tags{}",
             match former {
                 Some(_) => "",
-                None => ", where OLD is a former repositories.json; or load the images again",
+                None =>
+                    ", where OLD is a former copy of repositories.json; or load the images again",
             }
         ),
     )

@@ -1,5 +1,5 @@
-//! Refusals: the reasons why `apply` would refuse a change. Each has the message of
-//! `apply`, and the check that fails.
+//! Refusals: the reasons why `apply` would refuse a change. Each finding contains the
+//! message that `apply` would print, and names the check that fails.
 
 use crate::doctor::{Check, Finding};
 use crate::host::impact::{AssessError, Blocker};

@@ -3,8 +3,9 @@
 use crate::doctor::{Check, Finding, refused};
 use crate::host::impact::{Blocker, Impact};
 
-/// The first kernel that supports tables with an owner (`NFT_TABLE_F_OWNER`). digestfix
-/// needs such a table to hold new connections to published ports.
+/// The first kernel that supports tables with an owner (`NFT_TABLE_F_OWNER`). With such a
+/// table, digestfix holds back new connections to published ports: the connections wait
+/// until Docker is back.
 const OWNED_TABLES: (u32, u32) = (5, 12);
 
 /// Findings about the impact. `kernel` is the kernel's release.
@@ -16,7 +17,8 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
         .filter(|one| !matches!(one, Blocker::UnitChanged { .. }));
     let mut findings: Vec<Finding> = others.map(refused::blocker).collect();
     findings.extend(impact.not_known().map(|what| {
-        let next = "check that file; if Docker does not accept it, apply says so and stops nothing";
+        let next =
+            "check the file; if Docker rejects the file, apply reports that and stops nothing";
         Finding::warning(Check::Configuration, what, next)
     }));
     let is_clear = |findings: &[Finding], check| findings.iter().all(|one| one.check != check);
@@ -26,7 +28,7 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
             "no other unit stops along with Docker".to_owned()
         } else {
             format!(
-                "stopped along with Docker, and started again: {}",
+                "units that stop and start together with Docker: {}",
                 along.join(", ")
             )
         };
@@ -50,8 +52,10 @@ pub fn judge(impact: &Impact, blockers: &[Blocker], kernel: &str) -> Vec<Finding
 
 fn containers(impact: &Impact) -> String {
     let count = match impact.containers.len() {
-        0 if !impact.running => return "none runs, because Docker is not running".to_owned(),
-        0 => return "none runs".to_owned(),
+        0 if !impact.running => {
+            return "no container runs, because Docker is not running".to_owned();
+        }
+        0 => return "no container runs".to_owned(),
         1 => "1 runs, and".to_owned(),
         several => format!("{several} run, and"),
     };
@@ -89,7 +93,7 @@ mod tests {
     fn what_becomes_of_containers_is_said() {
         let mut found = impact();
         let told = |found: &Impact| judge(found, &[], "6.1.0-9-amd64")[1].what.clone();
-        assert_eq!(told(&found), "none runs");
+        assert_eq!(told(&found), "no container runs");
         found.containers.push(Container::default());
         assert!(
             told(&found).contains("switches live-restore on"),

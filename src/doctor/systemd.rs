@@ -8,7 +8,7 @@ const TRIED_FROM: u32 = 219;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// The version, as the distribution writes it. Empty if unknown.
+    /// systemd's version, as the distribution writes it. Empty if unknown.
     pub version: String,
     pub is_shutting_down: bool,
     /// The ID of this process on the bus, if the bus reports it.
@@ -22,15 +22,16 @@ pub fn judge(facts: &Facts) -> Finding {
     if facts.is_shutting_down {
         return Finding::problem(
             Check::Systemd,
-            "this machine is shutting down: nothing can be started any more",
-            "run it again once the machine is up",
+            "this machine is shutting down: systemd does not start any more units",
+            "run digestfix again once the machine is up",
         );
     }
     if let Some(seen) = facts.seen_as.filter(|seen| *seen != facts.own_pid) {
         return Finding::problem(
             Check::Systemd,
             format!(
-                "this process has ID {seen} for systemd, but {} for itself: this is a container",
+                "systemd sees this process as PID {seen}, but the PID is {} here: digestfix runs \
+                 in a container",
                 facts.own_pid
             ),
             "run digestfix on the host",
@@ -40,7 +41,7 @@ pub fn judge(facts: &Facts) -> Finding {
         Some(old) if old < TRIED_FROM => Finding::warning(
             Check::Systemd,
             format!("version {version}; digestfix was tested with {TRIED_FROM} and later"),
-            "try it first where an outage of Docker does not matter",
+            "try digestfix first on a host where an outage of Docker does not matter",
         ),
         _ => Finding::ok(
             Check::Systemd,

@@ -1,5 +1,5 @@
-//! Clients that are connected to the Docker API: `docker logs -f`, `docker exec`, a
-//! build, a dashboard. Stopping Docker disconnects them.
+//! Clients that are connected to the Docker API, such as `docker logs -f`, `docker exec`,
+//! a build, or a dashboard. When Docker stops, these clients lose their connection.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,15 @@ use std::path::Path;
 /// `SS_CONNECTED`).
 const CONNECTED: &str = "03";
 
-/// The number of clients that are connected to a socket. 0 if the number cannot be read.
+/// The number of clients that are connected to a socket, or 0 if the number cannot be
+/// read.
 pub fn count(socket: &Path) -> usize {
     // The kernel shows the path by which the socket was bound, for example
     // /run/docker.sock. The path that digestfix knows may contain a symbolic link such as
     // /var/run.
     let name = fs::canonicalize(socket).unwrap_or_else(|_| socket.to_owned());
-    // Read the table of the host's network namespace, because this process may have its
-    // own.
+    // Read the sockets of process 1, because digestfix may run in another network
+    // namespace than the host.
     let table = fs::read_to_string("/proc/1/net/unix").unwrap_or_default();
     connections(
         &table,
@@ -23,7 +24,8 @@ pub fn count(socket: &Path) -> usize {
     )
 }
 
-/// `Num RefCount Protocol Flags Type St Inode Path` (`proc_net_unix(5)`).
+/// Counts the connected sockets with one of these names. Each line of the table has the
+/// columns `Num RefCount Protocol Flags Type St Inode Path` (`proc_net_unix(5)`).
 fn connections(table: &str, names: &[&str]) -> usize {
     table
         .lines()

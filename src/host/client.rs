@@ -1,5 +1,5 @@
-//! Detects whether an environment variable or a context makes the user's `docker` command
-//! connect to another Docker than the one on this host.
+//! Detects whether the user's `docker` command connects to another Docker because of an
+//! environment variable or a Docker context.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::sys::plain_file::{self, Links};
 
-/// The most bytes to read from the configuration file of the `docker` command.
+/// The maximum size of the `docker` command's configuration file, in bytes.
 const MAX_CONFIG: u64 = 1024 * 1024;
 
 const DEFAULT_CONTEXT: &str = "default";

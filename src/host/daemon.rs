@@ -24,7 +24,8 @@ pub(super) struct Daemon<'a> {
     /// The reasons why digestfix cannot work with the daemon, in the order in which they
     /// were found.
     pub errors: Vec<HostError>,
-    /// The daemon's unit. `None` if this host has no such unit, or no systemd.
+    /// The daemon's unit. `None` if this host has no systemd, or if systemd does not know
+    /// the unit.
     pub unit: Option<Unit>,
     pub service: Option<Service>,
     pub command: Option<CommandLine>,
@@ -45,7 +46,7 @@ pub(super) fn note<T>(errors: &mut Vec<HostError>, found: Result<T, HostError>) 
 }
 
 impl<'a> Daemon<'a> {
-    /// Collects facts about the daemon without connecting to it. Without a `manager`,
+    /// Collects facts about the daemon without connecting to it. If `manager` is `None`,
     /// reads only files.
     pub(super) async fn look(flags: &'a Flags, manager: Option<&impl ServiceManager>) -> Self {
         let mut errors = Vec::new();
@@ -59,8 +60,8 @@ impl<'a> Daemon<'a> {
                     .as_ref()
                     .map(|found| command_line(unit, found, flags));
                 command = match line {
-                    // `look_at_unit` has already reported that the unit is not loaded. Such
-                    // a unit starts no program.
+                    // `look_at_unit` has already reported that the unit is not loaded. A
+                    // unit that is not loaded starts no program.
                     Some(Err(_)) if unit.load_state != "loaded" => None,
                     line => line.and_then(|line| note(&mut errors, line)),
                 };
@@ -101,8 +102,8 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Asks the engine for its information if the unit is running. If the unit is
-    /// stopped, a connection to the socket would start Docker.
+    /// Asks a running engine for its information. Does not connect if the unit is
+    /// stopped, because a connection to the socket would start Docker.
     pub(super) async fn ask<E: Engine>(&mut self, connect: impl Fn(&Path) -> E) {
         let running = self.unit.as_ref().filter(|unit| unit.is_active());
         if let (Some(unit), Some(socket)) = (running, &self.socket) {
@@ -124,14 +125,15 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// The ID of the unit, if the unit is stopped. `None` if the unit is running.
+    /// The name of the daemon's unit if the unit is stopped. `None` if the unit is
+    /// running or unknown.
     pub(super) fn stopped(&self) -> Option<&str> {
         let unit = self.unit.as_ref().filter(|unit| !unit.is_active())?;
         Some(&unit.id)
     }
 
-    /// The daemon. `None` unless enough is known to predict what stopping it would
-    /// affect.
+    /// The daemon. `None` if digestfix knows too little to predict what a stop of the
+    /// daemon would affect.
     pub(super) fn managed(&self) -> Option<Managed> {
         let (unit, service) = (self.unit.as_ref()?, self.service.as_ref()?);
         let (config_file, socket) = (self.config_file.as_ref()?, self.socket.as_ref()?);
@@ -163,8 +165,8 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// The image store that the engine reports. If the engine is not running, the store
-    /// that its configuration selects.
+    /// The image store that the engine reports or, if the engine is not running, that its
+    /// configuration selects.
     pub(super) fn image_store(&self) -> StoreKind {
         let in_containerd = self.engine.as_ref().map_or_else(
             || self.args.containerd_image_store() || self.config.containerd_image_store(),
@@ -177,7 +179,8 @@ impl<'a> Daemon<'a> {
     }
 }
 
-/// Examines the unit. Returns `None` if systemd does not know such a service.
+/// Examines the unit. Returns `None` if systemd does not know the unit, or if the unit is
+/// not a service.
 async fn look_at_unit(
     flags: &Flags,
     manager: &impl ServiceManager,
@@ -212,7 +215,8 @@ const UNIT_TYPES: [&str; 11] = [
     ".device",
 ];
 
-/// The name of the unit. Like systemctl, adds `.service` to a name without a unit type.
+/// The name of the unit. Adds `.service` to a name without a unit type, as systemctl
+/// does.
 pub(super) fn unit_name(flags: &Flags) -> (String, &'static str) {
     match flags.unit.as_deref() {
         None => (DEFAULT_UNIT.to_owned(), DEFAULT),
@@ -294,8 +298,8 @@ impl CommandLine {
         is_dockerd(&self.program)
     }
 
-    /// Whether the data root is known: a flag or an argument names it, or the command is
-    /// dockerd itself and so uses the default.
+    /// Whether digestfix can tell the data root. Either an option names the data root, or
+    /// the command is dockerd itself, which has a known default.
     pub(super) fn says_data_root(&self, flags: &Flags) -> bool {
         self.is_dockerd() || flags.data_root.is_some() || self.args().data_root.is_some()
     }
@@ -303,7 +307,7 @@ impl CommandLine {
 
 /// The unit's command line. If the unit starts dockerd through another program (snap),
 /// the command line comes from the running dockerd process. If dockerd is not running,
-/// the data root is unknown.
+/// returns an error unless an option names the data root.
 fn command_line(unit: &Unit, service: &Service, flags: &Flags) -> Result<CommandLine, HostError> {
     let words = exec_start::words(service).map_err(|error| HostError::EnvironmentFile {
         unit: unit.id.clone(),
@@ -357,8 +361,8 @@ pub(super) fn read_config(file: &Finding) -> Result<DaemonJson, HostError> {
     }
 }
 
-/// Refuses options that are set both on the command line and in the file, as dockerd does
-/// (moby `daemon/config/config.go`, `findConfigurationConflicts`).
+/// Refuses options that are set both on the command line and in daemon.json, as dockerd
+/// does (moby `daemon/config/config.go`, `findConfigurationConflicts`).
 fn refuse_set_twice(
     args: &DockerdArgs,
     config: &DaemonJson,
@@ -420,7 +424,7 @@ async fn socket(
         return Ok(finding(FACT, DEFAULT_SOCKET, DEFAULT));
     }
     match hosts.iter().find_map(|host| host.strip_prefix("unix://")) {
-        // For an empty path, dockerd listens on its default socket.
+        // If the path is empty, dockerd listens on its default socket.
         Some("") => return Ok(finding(FACT, DEFAULT_SOCKET, source)),
         Some(path) => return Ok(finding(FACT, path, source)),
         None => {}
@@ -433,7 +437,8 @@ async fn socket(
     Err(HostError::NoUnixSocket(hosts.join(", ")))
 }
 
-/// The path on which the unit's socket units listen. Active socket units take precedence.
+/// The path at which one of the unit's socket units listens. Prefers active socket units
+/// to inactive ones.
 async fn trigger_socket(
     manager: &impl ServiceManager,
     unit: &Unit,

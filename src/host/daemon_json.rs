@@ -11,15 +11,15 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::sys::json_error::in_words;
 use crate::sys::plain_file::{self, Links};
 
-/// The largest file that is read, in bytes.
+/// The maximum size of daemon.json, in bytes.
 pub const MAX_DAEMON_JSON: u64 = 16 * 1024 * 1024;
 
-/// The settings that digestfix uses. All other settings are ignored.
+/// The settings of daemon.json that digestfix uses. digestfix ignores all other settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct DaemonJson {
     pub data_root: Option<String>,
-    /// The value of `graph`, the name that `data-root` had before 17.05.
+    /// The value of `graph`, which was the name of `data-root` before Docker 17.05.
     pub graph: Option<String>,
     pub storage_driver: Option<String>,
     pub userns_remap: Option<String>,
@@ -37,15 +37,17 @@ pub struct DaemonJson {
     pub hash: Option<Digest>,
 }
 
-/// The reason why dockerd would not start with this file.
+/// The reason why dockerd would not start with this daemon.json.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonJsonError {
-    #[error("it cannot be read: {0}")]
+    #[error("the file cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// The file is empty. Only some versions of dockerd start with it.
-    #[error("it is empty, and not every version of dockerd accepts that (write {{}} into it)")]
+    /// The file is empty. Only some versions of dockerd start with an empty file.
+    #[error(
+        "the file is empty, and some versions of dockerd do not start with an empty file (write {{}} into the file)"
+    )]
     Empty,
-    #[error("it is not valid: {}", in_words(.0))]
+    #[error("the file is not valid: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
 }
 
@@ -62,11 +64,11 @@ impl DaemonJson {
         if bytes.trim_ascii().is_empty() {
             return Err(DaemonJsonError::Empty);
         }
-        // Parse into a `Value` first. If a key appears twice, its last value counts, as
-        // in dockerd.
+        // Parse the file into a `Value` first. If a key appears twice, its last value
+        // counts, as in dockerd.
         let value: Value = serde_json::from_slice(bytes)?;
-        // Then convert to a map. From an array, serde would fill the struct's fields by
-        // position.
+        // Then convert the value to a map, to refuse an array. serde would fill the
+        // struct's fields from an array by position.
         let members: Map<String, Value> = serde_json::from_value(value)?;
         let parsed: Self = serde_json::from_value(Value::Object(members.clone()))?;
         Ok(Self {
@@ -77,7 +79,8 @@ impl DaemonJson {
     }
 
     /// Whether the file contains this key, even with an empty value. When dockerd looks
-    /// for options that are set twice, it only looks at the key.
+    /// for options that are set both in the file and on the command line, it compares
+    /// only the keys.
     pub fn has(&self, key: &str) -> bool {
         self.members.contains_key(key)
     }
@@ -91,8 +94,9 @@ impl DaemonJson {
         self.hosts.as_deref().unwrap_or_default()
     }
 
-    /// Whether `userland-proxy` is on without the path of the program. dockerd finds the
-    /// program when it starts, but some versions do not find it when they reload.
+    /// Whether `userland-proxy` is on without a `userland-proxy-path`. At its start,
+    /// dockerd finds docker-proxy by itself, but some versions do not find docker-proxy
+    /// at a reload.
     pub fn leaves_proxy_to_be_found(&self) -> bool {
         let path = self.userland_proxy_path.as_deref().unwrap_or_default();
         self.userland_proxy == Some(true) && path.is_empty()
@@ -109,8 +113,8 @@ impl DaemonJson {
         self.says_image_store() == Some(true)
     }
 
-    /// The enabled features that concern containerd: the image store, and the migration
-    /// to it.
+    /// The enabled features that select the containerd image store or migrate images to
+    /// it.
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features = self.features.iter().flatten();
         let on = features.filter(|(name, is_on)| **is_on && name.starts_with("containerd"));
@@ -119,7 +123,7 @@ impl DaemonJson {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! Edits one setting of daemon.json, and does not change any other byte.
+//! Edits one setting of daemon.json without changing any other byte.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 use crate::host::daemon_json::{DaemonJson, DaemonJsonError};
 
-/// Returns daemon.json with `live-restore` set. Adds the key or the file if it is
-/// missing.
+/// Returns the text of daemon.json with `live-restore` set to this value, even if the
+/// file or the key was missing.
 pub fn with_live_restore(file: Option<&[u8]>, on: bool) -> Result<Vec<u8>, DaemonJsonError> {
     let value = if on { "true" } else { "false" };
     let parsed: Parsed<'_> = Parsed::of(file)?;
@@ -24,17 +24,17 @@ pub fn says_live_restore(file: Option<&[u8]>) -> bool {
         .is_some_and(|config| config.live_restore == Some(true))
 }
 
-/// The position in a text of a part that is a slice of the text.
+/// The byte range of `part` within `text`. `part` must be a slice of `text`.
 fn place(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr() as usize - text.as_ptr() as usize;
     start..start + part.len()
 }
 
-/// The key that is edited.
+/// The key that this module edits.
 const KEY: &str = "live-restore";
 
-/// A file, and the value of [`KEY`] as the file contains it. If the key appears twice,
-/// its last value counts, as in dockerd.
+/// The text of daemon.json, and the value of [`KEY`] in this text. If the key appears
+/// twice, its last value counts, as in dockerd.
 struct Parsed<'a> {
     text: Option<&'a str>,
     members: usize,
@@ -60,7 +60,7 @@ impl<'a> Parsed<'a> {
         })
     }
 
-    /// The text of the file with this value of [`KEY`].
+    /// Returns the text of the file with [`KEY`] set to this value.
     fn with(&self, value: &str) -> Vec<u8> {
         let Some(text) = self.text else {
             return format!("{{\"{KEY}\": {value}}}\n").into_bytes();
@@ -113,7 +113,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Parsed<'a> {
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// The option that names plugins which authorize requests to Docker.
+/// The dockerd option for plugins that authorize API requests.
 pub const AUTHORIZATION: &str = "--authorization-plugin";
 
 /// The options of a dockerd command line that digestfix uses.
@@ -15,25 +15,27 @@ pub struct DockerdArgs {
     pub config_file: Option<String>,
     pub userns_remap: Option<String>,
     pub exec_root: Option<String>,
-    /// The values of `--host` and `-H`, in their order.
+    /// The values of `--host` and `-H`, in the order of the command line.
     pub hosts: Vec<String>,
     pub live_restore: Option<bool>,
-    /// Options that a reload resets until dockerd starts again (moby `daemon/reload.go`:
-    /// `reloadMaxConcurrentDownloadsAndUploads`, `reloadMaxDownloadAttempts`). Losing
-    /// these options only makes dockerd slower.
+    /// Options that dockerd forgets at a reload, and reads again only at its next start
+    /// (moby `daemon/reload.go`, `reloadMaxConcurrentDownloadsAndUploads`,
+    /// `reloadMaxDownloadAttempts`). Without these options, dockerd is only slower.
     pub forgotten_by_reload: Vec<String>,
-    /// Options that a reload resets and that do not only change dockerd's speed. A reload
-    /// takes these settings only from the file, even if the file does not contain them
-    /// (moby `daemon/reload.go`: `reloadFeatures`, and up to 20.10
-    /// `reloadClusterDiscovery`; `cmd/dockerd/daemon.go`: `reloadConfig`).
+    /// Options that dockerd forgets at a reload, and that affect more than dockerd's
+    /// speed. At a reload, dockerd takes these settings only from its configuration file.
+    /// If a setting is missing in the file, dockerd loses it (moby `daemon/reload.go`,
+    /// `reloadFeatures` and up to 20.10 `reloadClusterDiscovery`;
+    /// `cmd/dockerd/daemon.go`, `reloadConfig`).
     pub undone_by_reload: Vec<String>,
-    /// The values of `--feature` in their order, each `NAME` or `NAME=BOOL`.
+    /// The values of `--feature`, in the order of the command line. Each value is `NAME`
+    /// or `NAME=BOOL`.
     pub features: Vec<String>,
 }
 
 impl DockerdArgs {
-    /// Parses the arguments after the program's name, in the forms that dockerd's own
-    /// parser (spf13/pflag) accepts: `--name=value`, `--name value`, `-nvalue`,
+    /// Parses the arguments after the program's name. Accepts the forms of dockerd's own
+    /// parser (spf13/pflag), which are `--name=value`, `--name value`, `-nvalue`,
     /// `-n=value`, `-n value`.
     pub fn parse<S: AsRef<str>>(arguments: &[S]) -> Self {
         let mut found = Self::default();
@@ -98,8 +100,8 @@ impl DockerdArgs {
         found
     }
 
-    /// The value of the last `--feature containerd-snapshotter`. `None` if it is not
-    /// given.
+    /// The value of the last `--feature containerd-snapshotter`, or `None` without such
+    /// an option.
     pub fn says_image_store(&self) -> Option<bool> {
         let mut said = self.features.iter().rev().map(|feature| named(feature));
         let (_, value) = said.find(|(name, _)| *name == "containerd-snapshotter")?;
@@ -112,8 +114,8 @@ impl DockerdArgs {
         self.says_image_store() == Some(true)
     }
 
-    /// The enabled features that concern containerd: the image store, and the migration
-    /// to it.
+    /// The enabled features that select the containerd image store or migrate images to
+    /// it.
     pub fn features_of_containerd(&self) -> Vec<String> {
         let features: BTreeMap<&str, &str> =
             self.features.iter().map(|feature| named(feature)).collect();

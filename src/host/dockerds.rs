@@ -10,7 +10,7 @@ use crate::host::{Flags, Host, HostError, Management, StoreChoice};
 use crate::sys::{shell, who};
 use crate::systemd::Unit;
 
-/// The default data root of a rootless Docker, below its user's home directory.
+/// The default data root of a rootless Docker, relative to its user's home directory.
 const OF_A_HOME: &str = ".local/share/docker";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +31,15 @@ pub struct Rootless {
     /// The user's service that runs this Docker. `None` if this Docker is stopped, or was
     /// started by hand.
     pub unit: Option<String>,
-    /// Whether the same user runs this process, directly or through sudo.
+    /// Whether this Docker belongs to the user who runs digestfix, directly or through
+    /// sudo.
     pub is_own: bool,
 }
 
 impl Rootless {
     /// Shell commands that stop this Docker, run the command `line`, and start this
-    /// Docker again. If no unit runs this Docker, only `line`.
+    /// Docker again. If no systemd unit runs this Docker, returns the command `line`
+    /// alone.
     pub fn commands(&self, line: &str) -> String {
         let prefix = match self.is_own {
             true => "",
@@ -66,14 +68,14 @@ impl Rootless {
         ["--offline", "--data-root", data_root]
     }
 
-    /// The same options as text, quoted for a shell.
+    /// The digestfix options that select this Docker's data root, quoted for a shell.
     pub fn options_in_words(&self) -> String {
         self.options().map(shell::word).join(" ")
     }
 }
 
 impl Dockerd {
-    /// The dockerds that run on this host, according to the proc file system at `proc`.
+    /// The dockerds that run on this host. `proc` is the path of the proc file system.
     pub fn running(proc: &Path) -> Vec<Self> {
         let processes = fs::read_dir(proc).into_iter().flatten().flatten();
         let processes = processes.filter_map(|entry| {
@@ -87,7 +89,8 @@ impl Dockerd {
             let Some(one) = dockerd(&process) else {
                 continue;
             };
-            // Skip a dockerd that runs in a container: it is not this host's Docker.
+            // Skip a dockerd that runs in a container, because it is not the Docker of
+            // this host.
             let namespace = fs::read_link(process.join("ns/pid")).ok();
             let is_here = namespace.is_none() || own.is_none() || namespace == own;
             if is_here && !found.contains(&one) {
@@ -138,7 +141,7 @@ fn uid(status: &str) -> Option<u32> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether this user runs this process, directly or through sudo.
+/// Whether this user runs digestfix, directly or through sudo.
 fn is_own(uid: u32) -> bool {
     let real = nix::unistd::getuid().as_raw();
     let by_sudo = std::env::var("SUDO_UID")
@@ -168,8 +171,8 @@ fn data_root(process: &Path, user: Option<&User>) -> Option<PathBuf> {
         .or_else(|| Some(home?.join(OF_A_HOME)))
 }
 
-/// A user in /etc/passwd. Does not use the host's name services, because they may ask a
-/// server.
+/// A user in /etc/passwd. digestfix does not ask the host's name services, because they
+/// may have to ask a server.
 struct User {
     name: String,
     home: PathBuf,
@@ -191,7 +194,8 @@ impl User {
     }
 }
 
-/// The caller's own rootless Docker, running or stopped, if there is one.
+/// The rootless Docker of the user who runs digestfix, even if this Docker is stopped.
+/// `None` if the user has no rootless Docker.
 pub fn own_rootless(dockerds: &[Dockerd]) -> Option<Rootless> {
     let mut running = dockerds.iter().filter_map(Dockerd::rootless);
     if let Some(own) = running.find(|one| one.is_own) {
@@ -220,7 +224,7 @@ pub fn rootless_at<'a>(data_root: &Path, dockerds: &'a [Dockerd]) -> Option<&'a 
 
 /// Returns the host that was found. If its Docker is stopped while another dockerd is
 /// running, returns an error, because digestfix does not guess which Docker the user
-/// means. Only in that case looks for running dockerds, because that means looking at
+/// means. Calls `dockerds` only if Docker is not running, because `dockerds` looks at
 /// every process.
 pub fn unambiguous(
     found: Result<Host, HostError>,
@@ -241,7 +245,8 @@ pub fn unambiguous(
     }
 }
 
-/// Replaces the error about a stopped Docker if Docker's program is no longer installed.
+/// If Docker's program is no longer installed, says so in the error about a stopped
+/// Docker.
 pub(super) fn seen(error: HostError) -> HostError {
     match error {
         HostError::Stopped(stopped) => HostError::Stopped(stopped.or_removed()),
@@ -251,9 +256,10 @@ pub(super) fn seen(error: HostError) -> HostError {
 
 /// The reason why the system's own Docker is not running.
 pub(super) enum Away {
-    /// This unit is stopped.
+    /// The unit with this name is stopped.
     Stopped(String),
-    /// The only known unit for Docker, which has this name, cannot be started.
+    /// The unit with this name is missing or masked, and no other unit for Docker is
+    /// known.
     NoUnit(String),
 }
 
@@ -276,13 +282,13 @@ impl Away {
         }
     }
 
-    /// The error if another dockerd is running, because it is then unclear which Docker
-    /// the user means. `None` if an option selects Docker's images, or if no other
-    /// dockerd is running.
+    /// Returns an error if another dockerd is running, so that it is unclear which Docker
+    /// the user means. Returns `None` if no other dockerd is running, or if the user has
+    /// selected a Docker with an option (for example `--unit`).
     pub fn ambiguity(self, flags: &Flags, dockerds: &[Dockerd]) -> Option<HostError> {
         let (Self::Stopped(own) | Self::NoUnit(own)) = &self;
-        // A unit that was masked while its dockerd ran is not stopped: its dockerd still
-        // runs.
+        // If an administrator masks a unit while its dockerd runs, dockerd keeps running.
+        // So a masked unit may still run.
         let runs = dockerds.iter().any(|one| one.unit() == Some(own));
         if runs || flags.choice() == Some(StoreChoice::Docker) {
             return None;
@@ -313,20 +319,20 @@ impl Away {
     }
 }
 
-/// Describes each running dockerd except the one of `unit`, with the command that shows its
-/// images.
+/// Describes each running dockerd that does not belong to `unit`, with the command that
+/// shows its images.
 pub fn beside(unit: &str, dockerds: &[Dockerd]) -> Vec<String> {
     let others = dockerds.iter().filter(|one| one.unit() != Some(unit));
     others
         .map(|one| match one {
             Dockerd::OfUnit(unit) => format!(
-                "{unit} also runs a Docker here, which has other images; to see them: digestfix status \
+                "{unit} also runs a Docker here, which has other images; to see those images: digestfix status \
                  --unit {}",
                 shell::word(unit)
             ),
             Dockerd::Rootless(rootless) => format!(
-                "{} also runs a rootless Docker here, which has other images; to see them, as {}: digestfix \
-                 status {}",
+                "{} also runs a rootless Docker here, which has other images; to see those images, run as \
+                 user {}: digestfix status {}",
                 rootless.user,
                 rootless.user,
                 rootless.options_in_words()
@@ -336,12 +342,12 @@ pub fn beside(unit: &str, dockerds: &[Dockerd]) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::host::next_store::{Stopped, Unsure};
 
-    /// Writes the files that `proc(5)` shows for a process.
+    /// Creates the files that a process has below `/proc` (`proc(5)`).
     fn process(proc: &Path, pid: u32, uid: u32, group: &str, words: &[&str], environment: &[&str]) {
         let directory = proc.join(pid.to_string());
         fs::create_dir_all(&directory).unwrap();
@@ -378,7 +384,7 @@ mod tests {
             &["dockerd"],
             &[],
         );
-        // This dockerd runs in a container that shares the host's process IDs.
+        // This dockerd runs in a container that shares the host's PID namespace.
         process(
             proc,
             4,

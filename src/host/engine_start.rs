@@ -1,17 +1,18 @@
-//! The start time of a running dockerd, for comparison with the time of a file's last
-//! change.
+//! The start time of a running dockerd. digestfix compares it with the time of a file's
+//! last change.
 //!
-//! dockerd reads `repositories.json` once, when it starts, after it has written its pid
-//! file (moby 20.10 and 28.5 `daemonCLI.start`: `pidfile`, then `NewDaemon`,
-//! `NewReferenceStore`). So dockerd has read every change from before its start. A later
-//! change was made either by dockerd itself (for a tag, pull or load), or by another
-//! program. dockerd does not know the changes of other programs, and overwrites them at
-//! its own next change. The file does not show who changed it.
+//! dockerd reads `repositories.json` only once, when it starts. Before dockerd reads this
+//! file, it writes its pid file (moby 20.10 and 28.5, `daemonCLI.start`). So dockerd
+//! knows every change that was made before its start. A later change comes either from
+//! dockerd itself (after a tag, pull or load), or from another program. If another
+//! program changes the file, dockerd does not notice this, and overwrites the change at
+//! its own next change. The file does not show which program changed it.
 //!
-//! The time of the last change is the file's `ctime`. Renaming or exchanging files sets
-//! it just like writing does, and no program can set it back. Two times show when dockerd
-//! started: the time of the pid file, and the start time of the process. If the clock was
-//! set between the two, only one of these times is wrong.
+//! The time of a file's last change is its `ctime`. Writing, renaming and exchanging
+//! files all update the `ctime`, and no program can set the `ctime` back. Two times show
+//! when dockerd started: the time of its pid file, and the start time of its process. If
+//! the clock was changed after the process had started and before dockerd wrote the pid
+//! file, only one of the two times is wrong.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -27,7 +28,7 @@ use crate::sys::plain_file::{self, Links};
 /// The default path of dockerd's pid file (moby `cmd/dockerd/config_unix.go`).
 pub const PID_FILE: &str = "/var/run/docker.pid";
 
-/// The most bytes to read from a pid file. A process ID is shorter.
+/// The maximum number of bytes to read from a pid file.
 const MAX_PID_FILE: u64 = 64;
 
 /// The kernel's file system with information about processes (`proc(5)`).
@@ -38,17 +39,18 @@ pub const PROC: &str = "/proc";
 pub struct EngineStart {
     /// The earliest time at which the process may have started.
     process: SystemTime,
-    /// How much later the process may have started.
+    /// The maximum error of `process`: the process may have started later than `process`,
+    /// by up to this much.
     process_within: Duration,
     pid_file: Option<SystemTime>,
-    /// The precision of file timestamps: a file may have changed this much later than its
-    /// timestamp.
+    /// The maximum error of file timestamps: a file may have changed later than its
+    /// timestamp, by up to this much.
     stamp_within: Duration,
 }
 
 impl EngineStart {
-    /// Determines the start of a process. Also uses the time of the pid file, if that
-    /// file contains this process ID.
+    /// Determines when a process started. Also uses the time of the pid file, if the file
+    /// contains the ID of this process.
     pub fn of(proc: &Path, pid: u32, pid_file: &Path) -> Option<Self> {
         let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
         let ticks = start_time(&stat)?;
@@ -56,8 +58,9 @@ impl EngineStart {
         let tick = Duration::from_secs(1).checked_div(per_second)?;
         let within_second = u32::try_from(ticks % u64::from(per_second)).ok()?;
         let since_boot = Duration::from_secs(ticks / u64::from(per_second)) + tick * within_second;
-        // Read the clocks in this order. If time passes between the two reads, the
-        // computed start is too early, which is safe. It is never too late.
+        // Read the time of day before the time since the boot. If time passes between the
+        // two reads, the computed start is too early, which is safe. The computed start
+        // is never too late.
         let now = SystemTime::now();
         let booted = now.checked_sub(duration(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?)?)?;
         let by_pid_file = match read_pid(pid_file) {
@@ -72,7 +75,8 @@ impl EngineStart {
         })
     }
 
-    /// Whether the file's last change happened before this process could read the file.
+    /// Whether the process started after the file's last change, and so has read the
+    /// changed file.
     pub fn comes_after_change_of(&self, file: &Metadata) -> bool {
         let Some(changed) = time(file.ctime(), file.ctime_nsec()) else {
             return false;
@@ -83,9 +87,10 @@ impl EngineStart {
         } else {
             self.stamp_within
         };
-        // dockerd writes the pid file a while after its process starts, so this
-        // comparison may be strict. Also compare the start of the process, because the
-        // clock may have been set before dockerd wrote the pid file.
+        // Require a pid file that is clearly newer than the change, because dockerd
+        // writes the file some time after its process starts. Also compare the start of
+        // the process, because the clock may have been set before dockerd wrote the pid
+        // file.
         changed < self.process + self.process_within
             && self.pid_file.is_none_or(|at| changed + within < at)
     }
@@ -103,7 +108,7 @@ fn read_pid(pid_file: &Path) -> Option<u32> {
 }
 
 /// `starttime`, in clock ticks since the boot (`proc_pid_stat(5)`). The process name
-/// precedes it, and may contain any character, even parentheses.
+/// stands before `starttime`, and may contain any character, even parentheses.
 fn start_time(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -123,7 +128,7 @@ fn time(seconds: i64, nanoseconds: i64) -> Option<SystemTime> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::process::Command;
     use std::thread;

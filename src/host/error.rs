@@ -1,5 +1,5 @@
-//! Host errors: why digestfix cannot work on a host in its present state. The reader is
-//! the person who must repair the host.
+//! Host errors: why digestfix cannot work on a host in its present state. The messages
+//! address the administrator who has to repair the host.
 
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +22,8 @@ pub enum HostError {
     #[error("there is no unit {unit} here{}", but(.others, .instead))]
     NoUnit {
         unit: String,
-        /// The other units on this host that are known names for Docker.
+        /// Other units on this host that run Docker, or that have a usual name of
+        /// Docker's unit.
         others: Vec<String>,
         /// Other programs on this host that run containers.
         instead: Vec<&'static str>,
@@ -36,12 +37,12 @@ pub enum HostError {
         /// The stopped unit of the system's own Docker, if there is one.
         unit: Option<String>,
     },
-    #[error("this is a container ({0}), and digestfix works on the host that runs Docker")]
+    #[error("digestfix runs in a container ({0}), but must run on the host of Docker")]
     InContainer(String),
     #[error("no containerd of a Kubernetes node answers here ({})", .0.join("; "))]
     NoNode(Vec<String>),
     #[error(
-        "{0} is for images of Docker, but --store kubernetes is for those of a Kubernetes node"
+        "{0} is for images of Docker, but --store kubernetes selects the images of a Kubernetes node"
     )]
     OnlyForDocker(&'static str),
     #[error("systemd reports {unit} as {load_state}, so Docker would not start again")]
@@ -53,8 +54,8 @@ pub enum HostError {
     )]
     Wrapped { unit: String, program: String },
     #[error(
-        "{unit} is transient (systemd-run): systemd forgets it when it stops, so it could not be \
-         started again"
+        "{unit} is transient (systemd-run): once a transient unit has stopped, systemd cannot start it \
+         again"
     )]
     Transient { unit: String },
     #[error("{unit} is {state} ({sub_state})")]
@@ -81,12 +82,12 @@ pub enum HostError {
         config_file: PathBuf,
         unit: String,
     },
-    #[error("{path}: {error}. Docker would not start again with it", path = path.display())]
+    #[error("{path}: {error}. Docker would not start again with this file", path = path.display())]
     ConfigFile {
         path: PathBuf,
         error: DaemonJsonError,
     },
-    #[error("{path}: {named_by} names this configuration file, but it is not there{}", without_file(.named_by), path = path.display())]
+    #[error("{named_by} names the configuration file {path}, but this file does not exist{}", without_file(.named_by), path = path.display())]
     ConfigFileMissing {
         path: PathBuf,
         named_by: &'static str,
@@ -103,7 +104,7 @@ pub enum HostError {
     #[error(transparent)]
     Stopped(#[from] Stopped),
     #[error(
-        "{}: no storage driver has references here. Either no image was ever stored, or Docker keeps its \
+        "{}: no storage driver has image references here. Either no image was ever stored, or Docker keeps its \
          images in containerd or in another data root", .0.display()
     )]
     NoReferences(PathBuf),
@@ -136,7 +137,7 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// Whether this host has no Docker that could be started.
+    /// Whether systemd has no unit with which it could start Docker.
     pub fn is_without_docker(&self) -> bool {
         match self {
             Self::NoUnit { others, .. } => others.is_empty(),
@@ -172,20 +173,20 @@ impl HostError {
                 rootless.commands(&line)
             }
             Self::InContainer(_) => {
-                format!("run it on the host; for a data root that is mounted here: {OFFLINE}")
+                format!("run digestfix on the host; for a data root that is mounted here: {OFFLINE}")
             }
             Self::NoNode(_) => {
-                "look at containerd (systemctl status containerd) and at its CRI (crictl info); if the \
+                "check containerd (systemctl status containerd) and its CRI (crictl info); if the \
                  socket is elsewhere: --containerd-socket PATH"
                     .to_owned()
             }
-            Self::OnlyForDocker(flag) => format!("leave {flag} or --store kubernetes out"),
+            Self::OnlyForDocker(flag) => format!("leave out {flag} or --store kubernetes"),
             Self::UnusableUnit { unit, load_state } if load_state == "masked" => format!(
-                "systemctl unmask {}; or, if no Docker is to run here: {OFFLINE}",
+                "systemctl unmask {}; or, if Docker should not run here: {OFFLINE}",
                 word(unit)
             ),
             Self::UnusableUnit { unit, .. } => format!(
-                "systemctl status {}; fix what it names, then: systemctl daemon-reload",
+                "systemctl status {}; fix the problem that systemctl shows, then: systemctl daemon-reload",
                 word(unit)
             ),
             Self::NotAService(_) => {
@@ -193,20 +194,20 @@ impl HostError {
                     .to_owned()
             }
             Self::Wrapped { unit, .. } => {
-                format!("start it (systemctl start {}), or say where the data root is: --data-root DIR", word(unit))
+                format!("start the unit (systemctl start {}), or name the data root: --data-root DIR", word(unit))
             }
             Self::Transient { unit } => format!("systemctl stop {}; then: {OFFLINE}", word(unit)),
             Self::Unsettled { unit, .. } => format!(
-                "wait until it has started or stopped; to see what it waits for: systemctl status {}",
+                "wait until the unit has started or stopped; to see what it waits for: systemctl status {}",
                 word(unit)
             ),
             Self::EngineSilent { unit, .. } => format!(
-                "find out why: journalctl -u {} -n 50; if the API listens elsewhere: --socket PATH",
+                "find the cause in the log: journalctl -u {} -n 50; if Docker's API has another socket: --socket PATH",
                 word(unit)
             ),
             Self::NoUnixSocket(_) => {
-                "give dockerd a Unix socket as well (-H unix:///var/run/docker.sock), or say where one is: \
-                 --socket PATH"
+                "let dockerd listen on a Unix socket too (-H unix:///var/run/docker.sock), or name its Unix \
+                 socket: --socket PATH"
                     .to_owned()
             }
             Self::Disagreement {
@@ -215,8 +216,8 @@ impl HostError {
                 ..
             } => {
                 let first = match [first_source, second_source].contains(&&FLAG) {
-                    true => "leave your flag out, or find out which of the two is wrong",
-                    false => "make the two agree, or Docker will not come back as it is now",
+                    true => "leave your flag out, or find out which of the two sources is wrong",
+                    false => "make the two sources agree, because Docker would start again with other settings",
                 };
                 format!("{first}: docker info, systemctl cat docker.service, daemon.json")
             }
@@ -225,7 +226,7 @@ impl HostError {
                 config_file,
                 unit,
             } => format!(
-                "take {option} out of {}, or the flag out of the unit: systemctl edit --full {}",
+                "remove {option} from {}, or remove the flag from the unit: systemctl edit --full {}",
                 config_file.display(),
                 word(unit)
             ),
@@ -235,7 +236,7 @@ impl HostError {
                 path = shell::path(path)
             ),
             Self::ConfigFileMissing { named_by, .. } if *named_by == FLAG => {
-                "leave the option out, or name a file that exists: --config-file FILE".to_owned()
+                "leave --config-file out, or name a file that exists: --config-file FILE".to_owned()
             }
             Self::ConfigFileMissing { path, .. } => format!("put {} back", path.display()),
             Self::EnvironmentFile { unit, .. } => format!(
@@ -243,31 +244,31 @@ impl HostError {
                 word(unit)
             ),
             Self::ContainerdImageStore => {
-                "systemctl start docker, and leave --offline out".to_owned()
+                "systemctl start docker; then run the same command without --offline".to_owned()
             }
             Self::Stopped(stopped) => stopped.help(),
             Self::DataRoot { .. } | Self::NoReferences(_) => {
-                "where that Docker runs: docker info -f '{{.DockerRootDir}} {{.Driver}}'; then: --data-root DIR \
-                 --driver NAME"
+                "on the host of that Docker: docker info -f '{{.DockerRootDir}} {{.Driver}}'; then here: --data-root \
+                 DIR --driver NAME"
                     .to_owned()
             }
             Self::Link { path, .. } => format!(
-                "with that Docker stopped, replace the link by a directory, and mount the link's target \
-                 there: mount --bind TARGET {}",
+                "stop that Docker, replace the link by a directory, and mount the link's target on this \
+                 directory: mount --bind TARGET {}",
                 shell::path(path)
             ),
             Self::Ambiguous {
                 flag, candidates, ..
             } => one_of(flag, candidates),
             Self::DriverName(_) => {
-                "where that Docker runs: docker info -f '{{.Driver}}'; then: --driver NAME"
+                "on the host of that Docker: docker info -f '{{.Driver}}'; then here: --driver NAME"
                     .to_owned()
             }
             Self::UsedByAnother {
                 pid, owner, unit, ..
             } => match (owner, pid) {
                 (Some(owner), _) if owner == unit => format!(
-                    "see what that process does, and end it first: systemctl status {}",
+                    "end that process first; to see what it does: systemctl status {}",
                     word(unit)
                 ),
                 (Some(owner), _) if owner.ends_with(".service") => format!(
@@ -302,7 +303,7 @@ fn but(others: &[String], instead: &[&str]) -> String {
 fn unit_beside(unit: &Option<String>) -> String {
     unit.as_ref().map_or_else(String::new, |unit| {
         format!(
-            "; {unit} is not running (for its images: --unit {})",
+            "; {unit} is not running (to use its images: --unit {})",
             shell::word(unit)
         )
     })
@@ -315,7 +316,7 @@ fn whom(rootless: &Rootless) -> String {
     }
 }
 
-/// A flag, repeated with each of its possible values.
+/// Advice that shows the flag with each of its possible values.
 fn one_of(flag: &str, values: &[String]) -> String {
     let flags: Vec<String> = values
         .iter()
@@ -335,7 +336,7 @@ fn user(pid: &Option<u32>, owner: &Option<String>) -> String {
     match (pid, owner) {
         (Some(pid), Some(owner)) => format!("process {pid} of {owner}"),
         (Some(pid), None) => format!("process {pid}"),
-        (None, _) => "a process that cannot be seen".to_owned(),
+        (None, _) => "a process that digestfix cannot see".to_owned(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Examines Docker on this host: collects all facts, and all reasons why digestfix cannot
-//! work on the host. After an error, the examination continues.
+//! work on the host. An error does not end the examination.
 
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -14,23 +14,24 @@ use crate::host::{Flags, Host, HostError, Managed, Management, StoreKind};
 use crate::store::data_root::ImageDir;
 use crate::systemd::{ServiceManager, Unit};
 
-/// The facts that were found.
+/// The facts that the examination found.
 #[derive(Debug, Default)]
 pub struct Examined {
     /// The reasons why digestfix cannot work on the host, in the order in which they were
     /// found.
     pub errors: Vec<HostError>,
     pub unit: Option<Unit>,
-    /// dockerd's configuration file. The file need not exist.
+    /// The path of dockerd's configuration file, which may be missing.
     pub config_file: Option<PathBuf>,
     pub engine: Option<Info>,
     pub image_store: StoreKind,
     pub images: Option<ImageDir>,
     pub sources: Vec<Finding>,
-    /// The daemon. `None` unless enough is known to predict what stopping it would
-    /// affect.
+    /// The daemon. `None` if digestfix knows too little to predict what a stop of the
+    /// daemon would affect.
     pub managed: Option<Managed>,
-    /// Set if Docker is stopped and may use another image store when it starts again.
+    /// Why a stopped Docker may use another image store at its next start. `None` if
+    /// there is no doubt.
     pub stopped: Option<Stopped>,
 }
 
@@ -80,8 +81,8 @@ impl Examined {
         found
     }
 
-    /// If it is unclear which Docker the user means, replaces the first error with one that
-    /// names the other running dockerds.
+    /// Replaces the first error by another one if it is unclear which Docker the user
+    /// means. The new error names the other running dockerds.
     pub fn disambiguate(&mut self, flags: &Flags, dockerds: &[Dockerd]) {
         let first = self.errors.first();
         let away = match &self.unit {
@@ -89,13 +90,14 @@ impl Examined {
             None => first.and_then(Away::error),
         };
         if let Some(error) = away.and_then(|away| away.ambiguity(flags, dockerds)) {
-            // The first error is about a Docker that the user may not mean.
+            // The user may not have meant the Docker that the first error is about.
             self.errors.splice(..self.errors.len().min(1), [error]);
         }
         self.errors = mem::take(&mut self.errors).into_iter().map(seen).collect();
     }
 
-    /// The host, if enough is known about it, even if there are errors.
+    /// Returns the host if enough is known about it, even if the examination found
+    /// errors.
     pub fn host(&self) -> Option<Host> {
         Some(Host {
             image_store: self.image_store,
@@ -108,7 +110,7 @@ impl Examined {
 }
 
 /// Examines a host without changing it. Does not connect to the API of a stopped Docker,
-/// because a connection would start Docker. Without a `manager`, reads only files.
+/// because a connection would start Docker. If `manager` is `None`, reads only files.
 pub async fn examine<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: Option<&M>,
@@ -123,16 +125,17 @@ pub async fn examine<M: ServiceManager, E: Engine>(
     found
 }
 
-/// Finds a host whose daemon systemd manages, as [`examine`] does. If Docker is stopped,
-/// [`Host::certain`] shows whether Docker will use the image store that was found.
+/// Finds Docker on a host with systemd, or returns the first error that [`examine`]
+/// finds. If Docker is stopped, [`Host::certain`] shows whether Docker will use the image
+/// store that was found.
 pub async fn find<M: ServiceManager, E: Engine>(
     flags: &Flags,
     manager: &M,
     connect: impl Fn(&Path) -> E,
 ) -> Result<Host, HostError> {
     let mut daemon = Daemon::look(flags, Some(manager)).await;
-    // If an error was found, do not ask the engine: its answer would not help, and an
-    // engine that hangs would cost the whole timeout.
+    // After an error, do not ask the engine. Its answer would not help, and a hanging
+    // engine would delay the error by the whole timeout.
     if daemon.errors.is_empty() {
         daemon.ask(connect).await;
     }
@@ -141,14 +144,14 @@ pub async fn find<M: ServiceManager, E: Engine>(
     match found.errors.into_iter().next() {
         Some(error) => Err(error),
         None => host.ok_or_else(|| {
-            let problem = "it is not known whether this is Docker's data root";
+            let problem = "digestfix does not know whether this is Docker's data root";
             no_data_root(Path::new(DEFAULT_DATA_ROOT), problem)
         }),
     }
 }
 
-/// The data root according to all sources except the engine. While the engine does not
-/// answer, a run finds the lock of another run by this data root.
+/// The data root according to all sources except the engine. If the engine does not
+/// answer, digestfix looks in this data root for the lock of another run.
 pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) -> Option<PathBuf> {
     let daemon = Daemon::look(flags, Some(manager)).await;
     let says = daemon.command.as_ref()?.says_data_root(flags);
@@ -158,8 +161,8 @@ pub async fn probable_data_root(flags: &Flags, manager: &impl ServiceManager) ->
     Some(daemon.sources().data_root().ok()?.0)
 }
 
-/// Finds the image directory. Requires that all sources could be read, or that the engine
-/// or a flag names the data root.
+/// Finds the image directory. Returns `None` if some source of the data root could not be
+/// read, unless the engine or a flag names the data root.
 fn look_for_images(
     daemon: &Daemon<'_>,
     image_store: StoreKind,
@@ -187,8 +190,8 @@ fn look_for_images(
     note(errors, found)
 }
 
-/// Refuses a data root that a process outside of the unit has open, because stopping the
-/// unit would not stop that process.
+/// Refuses a data root that a process outside the unit uses, because that process keeps
+/// running when the unit stops.
 async fn refuse_other_users(
     manager: &impl ServiceManager,
     unit: &Unit,
@@ -203,7 +206,8 @@ async fn refuse_other_users(
         None => None,
     };
     // If digestfix cannot see the process, assume that the process belongs to the unit.
-    // After the stop, another check detects a process that does not belong to it.
+    // After the unit has stopped, another check detects any process that still uses the
+    // data root.
     let is_ours = pid.is_none() || owner.as_ref() == Some(&unit.id);
     if unit.is_active() && is_ours {
         return Ok(());

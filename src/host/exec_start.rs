@@ -8,12 +8,12 @@ use std::path::Path;
 use crate::sys::plain_file::{self, Links};
 use crate::systemd::Service;
 
-/// The most bytes to read from an environment file.
+/// The maximum number of bytes to read from an environment file.
 const MAX_ENVIRONMENT: u64 = 1024 * 1024;
 
-/// The words of the command line, beginning with the program. An error if a required
-/// `EnvironmentFile=` cannot be read: the service would not start either, even if its
-/// command uses no variable.
+/// The words of the command line, beginning with the program. Returns an error if a
+/// required `EnvironmentFile=` cannot be read. In that case, systemd does not start the
+/// service, even if its command uses no variable.
 pub fn words(service: &Service) -> io::Result<Vec<String>> {
     Ok(expand(&service.exec_start, &variables(service)?))
 }
@@ -31,8 +31,8 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
         match read.map_err(io::Error::from) {
             Ok(bytes) => variables.extend(environment_file(&String::from_utf8_lossy(&bytes))),
             Err(_) if *may_be_missing => {}
-            // systemd allows a pattern as the path, which this code does not expand. So
-            // systemd may find a file even if this code does not.
+            // The path may be a pattern such as `*.env`. This function does not expand
+            // patterns, so systemd may find a file that this function does not find.
             Err(_) if path.contains(['*', '?', '[']) => {}
             Err(error) => return Err(io::Error::new(error.kind(), format!("{path}: {error}"))),
         }
@@ -40,7 +40,7 @@ pub fn variables(service: &Service) -> io::Result<BTreeMap<String, String>> {
     Ok(variables)
 }
 
-/// Parses `NAME=VALUE` lines. A value may consist of several pieces, with or without
+/// Parses `NAME=VALUE` lines. A value may consist of several parts, with or without
 /// quotes (`systemd.exec(5)`, `EnvironmentFile=`).
 fn environment_file(text: &str) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
@@ -69,8 +69,8 @@ fn environment_file(text: &str) -> BTreeMap<String, String> {
 /// Reads a value to the end of its line. A quote or a backslash can continue the line.
 fn file_value(rest: &mut impl Iterator<Item = char>) -> String {
     let mut value = String::new();
-    // The length of the value without trailing blanks. Only the end of the line shows
-    // whether a blank is trailing.
+    // The length of the value without trailing blanks. A blank is trailing if only blanks
+    // follow it.
     let mut solid = 0;
     let mut started = false;
     while let Some(character) = rest.next() {
@@ -117,9 +117,9 @@ fn quoted(quote: char, rest: &mut impl Iterator<Item = char>, value: &mut String
     }
 }
 
-/// Replaces variables. A word that is just `$NAME` becomes as many words as the value
-/// has. `${NAME}` remains part of its word. `$$` becomes a dollar sign. An unset variable
-/// is empty.
+/// Replaces variables. The word `$NAME` becomes several words if its value contains
+/// several words. The value of `${NAME}` stays within one word. `$$` becomes a dollar
+/// sign. An unset variable is empty.
 fn expand(words: &[String], variables: &BTreeMap<String, String>) -> Vec<String> {
     let value = |name: &str| variables.get(name).map_or("", String::as_str);
     let mut expanded = Vec::new();
@@ -188,7 +188,7 @@ fn is_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::fs;
 

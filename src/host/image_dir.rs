@@ -57,9 +57,9 @@ impl Sources<'_> {
         Ok((images, findings))
     }
 
-    /// The data root of an engine that keeps its images in containerd, and the name of
-    /// its snapshotter. Such a data root contains no images, but it contains digestfix's
-    /// own files.
+    /// The data root and the snapshotter of an engine that keeps its images in
+    /// containerd. Such a data root contains no images, but digestfix keeps its own files
+    /// there.
     pub fn containerd_dir(&self) -> Result<(ImageDir, Vec<Finding>), HostError> {
         let (root, root_source) = self.data_root()?;
         let (driver, driver_source) = self
@@ -72,8 +72,8 @@ impl Sources<'_> {
         Ok((ImageDir::new(&root, &driver), findings))
     }
 
-    /// The data root as a canonical path, and its source. An error if sources disagree,
-    /// or if the directory does not exist.
+    /// The data root as a canonical path, and its source. Returns an error if sources
+    /// disagree, or if the directory does not exist.
     pub fn data_root(&self) -> Result<(PathBuf, &'static str), HostError> {
         let is_remapping = [&self.args.userns_remap, &self.config.userns_remap]
             .into_iter()
@@ -85,8 +85,8 @@ impl Sources<'_> {
             .as_ref()
             .map(|path| path.to_string_lossy());
         let reported = self.engine.map(|info| info.data_root.to_string_lossy());
-        // The engine takes precedence over the flag: with userns-remap, the flag may name
-        // the parent of the engine's directory.
+        // The engine takes precedence over the flag. With userns-remap, the engine uses a
+        // subdirectory of the directory that the flag names.
         let said = [
             (ENGINE, reported.as_deref()),
             (FLAG, flag.as_deref()),
@@ -99,7 +99,7 @@ impl Sources<'_> {
         .unwrap_or((DEFAULT, DEFAULT_DATA_ROOT));
         let root = Path::new(root);
         if !root.is_absolute() {
-            return Err(no_data_root(root, "a data root is an absolute path"));
+            return Err(no_data_root(root, "the data root must be an absolute path"));
         }
         let root = existing_directory(root, || "there is no such directory".to_owned())?;
         if is_remapping && self.engine.is_none() && !is_effective(&root) {
@@ -122,8 +122,8 @@ impl Sources<'_> {
             (UNIT, self.args.driver.as_deref()),
             (FILE, self.config.storage_driver.as_deref()),
         ];
-        // An empty flag is a mistake, such as an unset shell variable, so treat it as an
-        // invalid name and not as a missing flag.
+        // A flag with an empty value is a mistake, for example because of an unset shell
+        // variable. Treat the empty value as an invalid name, not as a missing flag.
         if let Some(driver) = self.flags.driver.as_deref()
             && !is_driver_name(driver)
         {
@@ -145,8 +145,9 @@ pub fn same_path(one: &str, other: &str) -> bool {
     real(one) == real(other)
 }
 
-/// Whether the engine's data root is a directory `UID.GID` in the configured one, as it
-/// is with user namespaces (moby `daemon/daemon_unix.go`, `setupDaemonRoot`).
+/// Whether the engine's data root is a directory `UID.GID` below the configured data
+/// root. Docker uses such a directory with user namespaces (moby `daemon/daemon_unix.go`,
+/// `setupDaemonRoot`).
 fn is_remapped(effective: &str, configured: &str) -> bool {
     let effective = fs::canonicalize(effective).unwrap_or_else(|_| PathBuf::from(effective));
     let named_so = effective
@@ -165,7 +166,7 @@ fn is_uid_gid(name: &str) -> bool {
         .is_some_and(|(uid, gid)| number(uid) && number(gid))
 }
 
-/// Whether this is the `UID.GID` directory itself, and not its parent.
+/// Whether the path is the `UID.GID` directory itself, not its parent.
 fn is_effective(root: &Path) -> bool {
     root.file_name()
         .and_then(|name| name.to_str())
@@ -183,7 +184,7 @@ pub fn no_data_root(path: &Path, problem: impl Into<String>) -> HostError {
 fn unreadable(path: &Path, error: &io::Error, missing: impl FnOnce() -> String) -> HostError {
     let problem = match error.kind() {
         io::ErrorKind::NotFound => missing(),
-        io::ErrorKind::PermissionDenied => "only root can read it: use sudo".to_owned(),
+        io::ErrorKind::PermissionDenied => "only root can read this directory: use sudo".to_owned(),
         _ => error.to_string(),
     };
     no_data_root(path, problem)
@@ -223,7 +224,7 @@ fn remapped(root: &Path) -> Result<PathBuf, HostError> {
         (Some(only), true) => Ok(PathBuf::from(only)),
         (None, _) => Err(HostError::DataRoot {
             path: root.to_owned(),
-            problem: "userns-remap is set, and there is no UID.GID directory with images in it"
+            problem: "userns-remap is set, but there is no UID.GID directory with images in it"
                 .to_owned(),
         }),
         (Some(last), false) => {
@@ -249,7 +250,8 @@ fn only_driver(root: &Path) -> Result<String, HostError> {
         .cloned()
         .collect();
     if drivers.is_empty() {
-        // The reference store's file is missing, but the directory contains images.
+        // If no storage driver has a `repositories.json`, look for storage drivers with
+        // images.
         drivers = all;
         drivers.retain(|driver| ImageDir::new(root, driver).image_count() > 0);
     }
@@ -260,8 +262,8 @@ fn only_driver(root: &Path) -> Result<String, HostError> {
             drivers.push(last);
             Err(HostError::Ambiguous {
                 question: format!(
-                    "several storage drivers have references in {}, and a stopped Docker cannot say which \
-                     one it uses",
+                    "several storage drivers have image references in {}, and digestfix cannot ask a stopped \
+                     Docker which driver it uses",
                     image.display()
                 ),
                 flag: "--driver",

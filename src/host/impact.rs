@@ -17,8 +17,8 @@ use crate::systemd::{ServiceManager, SystemdError, carried_along, runs};
 /// What happens to running containers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ContainerPolicy {
-    /// Keep containers running: switch live-restore on for the restart; if Docker cannot
-    /// do that, refuse while containers run
+    /// Keep containers running: switch live-restore on for the restart; if that is not
+    /// possible and containers run, refuse the change
     #[default]
     Keep,
     /// Let containers stop with Docker, and start them again
@@ -52,10 +52,11 @@ pub struct Impact {
     /// Whether the engine waits for these clients when it stops
     /// ([`Info::waits_for_clients`](crate::docker::engine::Info::waits_for_clients)).
     pub waits_for_clients: bool,
-    /// Containers that were never started and that Docker removes when it starts (`docker
-    /// create --rm`).
+    /// Containers from `docker create --rm` that have never run, and that Docker
+    /// therefore removes when it starts.
     pub removed_at_start: Vec<Container>,
-    /// Options of the unit that a reload resets until dockerd starts again.
+    /// Options of the unit that dockerd forgets at a reload, and reads again only at its
+    /// next start.
     pub forgotten_by_reload: Vec<String>,
     pub startable: Startable,
     /// Whether some versions of dockerd refuse to reload the present configuration file.
@@ -78,8 +79,8 @@ pub enum ContainerImpact {
     StartedAgain,
     /// The container stops, and Docker starts it again because of its restart policy.
     RestartsByPolicy,
-    /// The container stops. If it exits with an error, Docker starts it again because of
-    /// its restart policy.
+    /// The container stops. The restart policy makes Docker start the container again,
+    /// but only if the container exits with an error.
     RestartsIfItFails,
     /// The container stops, and swarm replaces it with another container.
     ReplacedBySwarm,
@@ -89,7 +90,7 @@ pub enum ContainerImpact {
 }
 
 impl Impact {
-    /// An impact that affects only units.
+    /// An impact on units only, without containers and clients.
     pub fn of_units(
         unit: &str,
         running: bool,
@@ -122,23 +123,25 @@ impl Impact {
             && matches!(self.live_restore, LiveRestore::Switchable(_))
     }
 
-    /// The message about facts that only a reload of the running dockerd would show.
-    /// `plan` does not cause a reload.
+    /// The message that `plan` and `doctor` print if a restart may fail, and only a
+    /// reload of the running dockerd would show this. `plan` and `doctor` never reload
+    /// dockerd.
     pub fn not_known(&self) -> Option<String> {
         let path = &self.startable.checked.as_ref()?.path;
         let path = path.display();
         if self.switches_live_restore() && self.may_refuse_reload {
             return Some(format!(
-                "it is not known whether Docker accepts a reload of {path}, which live-restore needs. Some \
-                 versions refuse \"userland-proxy\": true without a \"userland-proxy-path\"; true is the \
-                 default, so take that line out"
+                "it is not known whether Docker accepts a reload of {path}. apply needs this \
+                 reload to switch live-restore on. Some versions of Docker refuse a file with \
+                 \"userland-proxy\": true but without \"userland-proxy-path\". Remove that line \
+                 (\"userland-proxy\": true), because true is the default"
             ));
         }
         self.startable.needs_reload.then(|| {
             format!(
                 "it is not known whether Docker would start with {path}, which changed after dockerd \
-                 started. apply first has the running dockerd read the file, and stops nothing if dockerd \
-                 refuses it"
+                 started. Before apply stops Docker, it makes the running dockerd reload the file. If \
+                 dockerd refuses the file, apply does not stop Docker"
             )
         })
     }
@@ -148,7 +151,8 @@ impl Impact {
         self.live_restore == LiveRestore::On || self.switches_live_restore()
     }
 
-    /// Whether the engine keeps running for seconds after systemd tells it to stop.
+    /// Whether the engine waits for clients, and so keeps running for seconds after
+    /// systemd tells it to stop.
     pub fn stops_late(&self) -> bool {
         self.waits_for_clients && self.api_clients > 0
     }
@@ -184,7 +188,8 @@ impl Impact {
         })
     }
 
-    /// Whether the policy for containers allows this change of a container.
+    /// Whether the user's choice (`--containers`) allows what has happened to a
+    /// container.
     pub fn accepts(&self, change: &Change) -> bool {
         if matches!(change.what, Happened::Unlisted(_)) {
             return false;
@@ -205,7 +210,7 @@ impl Impact {
             .containers
             .iter()
             .filter(|container| self.on(container) == ContainerImpact::KeepsRunning)
-            // Another process may use the port of a container that is restarting.
+            // While a container is restarting, another process may use its port.
             .filter(|container| container.status != Status::Restarting);
         kept.flat_map(|container| &container.published)
             .filter(|published| published.protocol == "tcp")
@@ -224,9 +229,9 @@ pub enum Blocker {
     UnitChanged { unit: String },
     #[error("another process has queued a {kind} job for {unit}")]
     JobQueued { unit: String, kind: String },
-    #[error("{unit} is {state}; a stop of Docker now would stop it half-way")]
+    #[error("{unit} is {state}; stopping Docker now would interrupt this unit")]
     Unsettled { unit: String, state: String },
-    #[error("this digestfix runs in {unit}, which is stopped along with Docker")]
+    #[error("this digestfix runs in {unit}, which systemd stops together with Docker")]
     Ourselves { unit: String },
     #[error(
         "this process may open only {limit} files, and a run needs {}",
@@ -234,7 +239,7 @@ pub enum Blocker {
     )]
     TooFewFiles { limit: u64 },
     #[error(
-        "{count} running {noun} would stop with Docker: {names}. They cannot be kept running: {blocker}",
+        "{count} running {noun} would stop with Docker: {names}. digestfix cannot keep them running: {blocker}",
         noun = if *.count == 1 { "container" } else { "containers" }
     )]
     CannotKeep {
@@ -243,11 +248,11 @@ pub enum Blocker {
         names: String,
         blocker: LiveRestoreBlocker,
     },
-    #[error("{unit} would not start again: {doubt}. Until it is stopped, Docker keeps running")]
+    #[error("{unit} would not start again: {doubt}. Docker keeps running until you stop it")]
     WouldNotStart { unit: String, doubt: Doubt },
     #[error(
-        "{unit} may move its images to containerd when it starts again ({} is on), and that would lose every \
-         digest recorded before", features.join(", ")
+        "{unit} may move its images to containerd at its next start ({} is on). Docker would \
+         then lose all digests that it recorded before that start", features.join(", ")
     )]
     WouldMoveImages {
         unit: String,
@@ -258,12 +263,12 @@ pub enum Blocker {
     MayNotStart { unit: String, doubt: Doubt },
     #[error(
         "a restart of Docker removes these --rm containers ({}): {}",
-        if *.kept { "those that never ran, and before Docker 24.0.8 also running ones" } else { "because live-restore is off" },
+        if *.kept { "when Docker starts, it removes --rm containers that never ran; before Docker 24.0.8, it also removes running --rm containers" } else { "because live-restore is off" },
         first_of(.names.iter().map(String::as_str))
     )]
     WouldBeRemoved {
         names: Vec<String>,
-        /// Whether the other containers keep running.
+        /// Whether containers without `--rm` keep running.
         kept: bool,
     },
 }
@@ -273,19 +278,21 @@ impl Blocker {
         let word = shell::word;
         Some(match self {
             Self::UnitChanged { unit } => format!(
-                "look at the change (systemctl cat {unit}), then, when Docker may be down for a \
+                "look at the change (systemctl cat {unit}). Then, at a time when Docker may be down for a \
                  moment: systemctl daemon-reload && systemctl restart {unit}",
                 unit = word(unit)
             ),
-            Self::JobQueued { .. } => "wait until it has ended: systemctl list-jobs".to_owned(),
+            Self::JobQueued { .. } => {
+                "wait until that job has ended: systemctl list-jobs".to_owned()
+            }
             Self::Unsettled { unit, .. } => {
                 format!(
-                    "wait until it has started or stopped: systemctl status {}",
+                    "wait until the unit has started or stopped: systemctl status {}",
                     word(unit)
                 )
             }
             Self::Ourselves { unit } => format!(
-                "take Requires=, BindsTo= or PartOf= on Docker out of that unit (Wants= and After= will do): \
+                "in that unit, replace Requires=, BindsTo= or PartOf= on Docker by Wants= and After=: \
                  systemctl edit --full {}",
                 word(unit)
             ),
@@ -293,32 +300,33 @@ impl Blocker {
                 format!("raise the limit: ulimit -n {}", open_files::NEEDED)
             }
             Self::CannotKeep { blocker, .. } => format!(
-                "once they may stop: --containers restart (apply starts them again), or --containers ignore \
-                 (only those with a restart policy come back){}",
+                "if these containers may stop: --containers restart (apply starts them again), or --containers \
+                 ignore (only containers with a restart policy start again){}",
                 blocker
                     .help()
                     .map(|help| format!("; or {help}"))
                     .unwrap_or_default()
             ),
             Self::WouldNotStart { unit, .. } => format!(
-                "fix that in the configuration file or in the unit: systemctl cat {}",
+                "fix the problem in the configuration file or in the unit: systemctl cat {}",
                 word(unit)
             ),
             Self::WouldMoveImages {
                 unit, config_file, ..
             } => format!(
-                "take that feature out of {} or of the unit (systemctl edit --full {unit}), or restart Docker \
-                 first (systemctl restart {unit}), and apply the claims to the images that Docker has then",
+                "remove that feature from {} or from the unit (systemctl edit --full {unit}); or \
+                 first restart Docker (systemctl restart {unit}), then run the same command again \
+                 for the images that Docker has after the restart",
                 config_file.display(),
                 unit = word(unit)
             ),
             Self::MayNotStart { unit, .. } => format!(
-                "when Docker may be down for a moment: systemctl restart {}; or go ahead all the \
-                 same: --force-restart",
+                "at a time when Docker may be down for a moment: systemctl restart {}; or restart despite \
+                 this doubt: --force-restart",
                 word(unit)
             ),
             Self::WouldBeRemoved { names, .. } => format!(
-                "remove them yourself (docker rm -f {}), or let Docker remove them: --containers ignore",
+                "remove these containers yourself (docker rm -f {}), or let Docker remove them: --containers ignore",
                 names.join(" ")
             ),
         })
@@ -344,8 +352,8 @@ impl AssessError {
 
 const NAMES_SHOWN: usize = 5;
 
-/// Assesses what stopping Docker would affect, and the reasons not to stop it. Changes
-/// nothing. [`startable::look`] describes `recorded`.
+/// Assesses what a stop of Docker would affect, and collects the reasons not to stop
+/// Docker. Changes nothing. For `recorded`, see [`startable::look`].
 pub async fn assess(
     manager: &impl ServiceManager,
     engine: &impl Engine,
@@ -488,7 +496,6 @@ fn first_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
 mod tests {
     use super::*;
 

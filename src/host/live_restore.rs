@@ -1,5 +1,5 @@
-//! live-restore: whether it keeps containers running while Docker is stopped. If it is
-//! off, whether digestfix can switch it on temporarily.
+//! live-restore: whether containers keep running while Docker is stopped, and whether
+//! digestfix can switch live-restore on temporarily.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,8 @@ use crate::sys::shell;
 pub enum LiveRestore {
     /// live-restore is on, and will be on after the next start of dockerd.
     On,
-    /// live-restore is off, now or after the next start of dockerd, but can be switched
-    /// on temporarily in this file.
+    /// live-restore is off, now or after the next start of dockerd, but digestfix can
+    /// switch it on temporarily in this file.
     Switchable(PathBuf),
     Impossible(LiveRestoreBlocker),
 }
@@ -24,25 +24,29 @@ pub enum LiveRestore {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LiveRestoreBlocker {
     /// A swarm node cannot use live-restore (moby `daemon/cluster/utils.go`).
-    #[error("Docker is in swarm mode, which excludes live-restore")]
+    #[error("Docker is in swarm mode, which does not support live-restore")]
     Swarm,
     #[error(
-        "the command line of {unit} has --live-restore=false, and daemon.json may not contradict that"
+        "the command line of {unit} has --live-restore=false, and dockerd refuses another value in daemon.json"
     )]
     Flag { unit: String },
-    /// A reload uses only the plugins that the file names (moby `cmd/dockerd/daemon.go`,
-    /// `reloadConfig`). Seen on 20.10, 26.1 and 28.5: after a reload, Docker allowed what
-    /// the plugins had denied, although `docker info` still listed them.
+    /// After a reload, dockerd uses only the authorization plugins that its configuration
+    /// file names (moby `cmd/dockerd/daemon.go`, `reloadConfig`). In tests with 20.10,
+    /// 26.1 and 28.5, Docker then allowed requests that the plugins had denied before.
+    /// `docker info` still listed the plugins.
     #[error(
         "when Docker reloads its configuration, it forgets --authorization-plugin of {unit}, and then allows \
-         every user everything"
+         every request"
     )]
     Authorization { unit: String },
-    /// systemd would kill the containers, even with live-restore (`systemd.kill(5)`).
-    #[error("KillMode={kill_mode} of {unit} makes systemd kill them with Docker")]
+    /// When Docker's unit stops, systemd would kill the containers, even with
+    /// live-restore (`systemd.kill(5)`).
+    #[error(
+        "KillMode={kill_mode} of {unit} makes systemd kill the containers together with Docker"
+    )]
     KillMode { unit: String, kill_mode: String },
     #[error(
-        "the main process of {unit} is {program}, not dockerd, and cannot be told to read its configuration again"
+        "the main process of {unit} is {program}, not dockerd, so digestfix cannot make dockerd reload its configuration"
     )]
     NotDockerd { unit: String, program: String },
     #[error("{path} cannot be changed: {error}", path = path.display())]
@@ -60,13 +64,13 @@ impl LiveRestoreBlocker {
         match self {
             Self::Swarm => None,
             Self::Flag { unit } => Some(format!(
-                "remove the flag (systemctl edit --full {}); that takes effect when Docker \
+                "remove the flag (systemctl edit --full {}); the change takes effect when Docker \
                  next restarts",
                 word(unit)
             )),
             Self::Authorization { unit } => Some(format!(
                 "move that option from the unit (systemctl edit --full {}) to \"authorization-plugins\" \
-                 in Docker's configuration file; that takes effect when Docker next restarts",
+                 in Docker's configuration file; the change takes effect when Docker next restarts",
                 word(unit)
             )),
             Self::KillMode { unit, .. } => Some(format!(
@@ -74,7 +78,7 @@ impl LiveRestoreBlocker {
                 word(unit)
             )),
             Self::NotDockerd { .. } | Self::Unwritable { .. } => Some(
-                "switch live-restore on in Docker's configuration, and they keep running"
+                "switch live-restore on in Docker's configuration, so that containers keep running"
                     .to_owned(),
             ),
         }
@@ -113,7 +117,7 @@ fn blocker(host: &Managed, engine: &Info) -> Option<LiveRestoreBlocker> {
     reload_hindrance(host)
 }
 
-/// The reason why Docker cannot reload a daemon.json that is changed temporarily.
+/// The reason why Docker cannot reload a temporarily changed daemon.json.
 pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
     let program = program(host.service.main_pid);
     if !is_dockerd(&program) {
@@ -126,8 +130,8 @@ pub(crate) fn reload_hindrance(host: &Managed) -> Option<LiveRestoreBlocker> {
 }
 
 /// Checks that the file's directory is writable, because digestfix replaces the file by a
-/// new one in that directory. If the directory is missing, checks the directory in which
-/// it would be created.
+/// new one in that directory. If the directory is missing, checks the nearest parent
+/// directory that exists.
 fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
     let mut directory = config_file.parent()?;
     while !directory.exists() {
@@ -141,8 +145,8 @@ fn unwritable(config_file: &Path) -> Option<LiveRestoreBlocker> {
 }
 
 /// Whether stopping the unit kills containers. If dockerd starts its own containerd, the
-/// shims of the containers are in the unit's control group. `KillMode=` then decides
-/// whether systemd kills them (`systemd.kill(5)`).
+/// shims of the containers are in the unit's control group. In this case, `KillMode=`
+/// decides whether systemd kills the shims (`systemd.kill(5)`).
 fn kills_shims(host: &Managed) -> bool {
     matches!(host.service.kill_mode.as_str(), "control-group" | "mixed")
         && !host.service.control_group.is_empty()
@@ -165,7 +169,7 @@ fn has_shim(control_group: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::process::{Child, Command};
 

@@ -1,12 +1,13 @@
 //! The image store that a stopped Docker will use when it starts.
 //!
-//! dockerd up to 28 keeps images in its data root, unless
-//! `features.containerd-snapshotter` is on. dockerd 29 and later keep them in containerd,
-//! unless that feature is off, user namespaces are remapped, or the data root has files
-//! of a storage driver (moby `daemon/image_store_choice.go`,
-//! `daemon/command/daemon_linux.go`). Starting dockerd 29 may also migrate images
-//! (`daemon/daemon.go`, `containerd-migration`). The version of a stopped Docker is
-//! unknown, so the store is certain only if every version would use the same one.
+//! Up to version 28, dockerd keeps images in its data root, unless
+//! `features.containerd-snapshotter` is on. Since version 29, dockerd keeps images in
+//! containerd, with three exceptions: `features.containerd-snapshotter` is off, user
+//! namespaces are remapped, or the data root has files of a storage driver (moby
+//! `daemon/image_store_choice.go`, `daemon/command/daemon_linux.go`). At its start,
+//! dockerd 29 may also migrate images (`daemon/daemon.go`, `containerd-migration`). If
+//! Docker is stopped, its version is unknown. So its image store is certain only if every
+//! version would use the same store.
 
 use std::fmt;
 use std::fs;
@@ -21,10 +22,11 @@ use crate::host::{Host, HostError, Managed};
 use crate::store::data_root::ImageDir;
 use crate::sys::shell;
 
-/// dockerd's default storage driver on every Linux since 18.09. Every build includes it.
+/// The default storage driver since Docker 18.09, on every Linux. Every build of dockerd
+/// includes this driver.
 const OVERLAY2: &str = "overlay2";
-/// Storage drivers with which every version of Docker keeps images in the data root.
-/// Since 29, any other name may be that of a containerd snapshotter.
+/// With these storage drivers, every version of Docker keeps images in the data root.
+/// Since Docker 29, any other name may be the name of a containerd snapshotter.
 const NAMED_DRIVERS: [&str; 2] = [OVERLAY2, "vfs"];
 /// Environment variables that select an image store or a storage driver.
 const VARIABLES: [&str; 3] = [
@@ -41,7 +43,7 @@ pub enum Unsure {
     Feature(String),
     Variable(&'static str),
     Wrapped(String),
-    /// The storage driver has this name, which may also be the name of a containerd
+    /// The name of the storage driver, which may also be the name of a containerd
     /// snapshotter.
     Driver(String),
     /// The data root contains references, but no files of the storage driver.
@@ -54,19 +56,19 @@ impl fmt::Display for Unsure {
         match self {
             Self::NoProgram(path) => write!(
                 f,
-                "its unit starts {}, which does not exist: Docker was removed, but its unit is still there",
+                "its program {} does not exist: Docker was removed, but its unit is still there",
                 path.display()
             ),
             Self::Containerd => f.write_str(
-                "it keeps its images in containerd (the containerd image store); only a running Docker can \
+                "Docker keeps its images in containerd (the containerd image store); only a running Docker can \
                  read and change their references",
             ),
             Self::Feature(name) => {
-                write!(f, "the feature {name} may move its images at the next start")
+                write!(f, "the feature {name} may make Docker move its images at the next start")
             }
             Self::Variable(name) => write!(
                 f,
-                "the variable {name} of its unit may choose another image store at the next start"
+                "the variable {name} of this unit may select another image store at the next start"
             ),
             Self::Wrapped(program) => write!(
                 f,
@@ -78,29 +80,29 @@ impl fmt::Display for Unsure {
             ),
             Self::NoLayers(path) => write!(
                 f,
-                "{} has no files of this storage driver; then Docker 29 and later keeps its images in \
+                "{} has no files of this storage driver, so Docker 29 and later would keep its images in \
                  containerd",
                 path.display()
             ),
             Self::NoReferences(path) => write!(
                 f,
-                "no storage driver has references in {}: Docker 29 and later keeps its images in containerd \
-                 by default, and a Docker that has never run has none",
+                "no storage driver has image references in {}. Docker may keep its images in containerd (the \
+                 default since Docker 29), or Docker may never have run",
                 path.display()
             ),
         }
     }
 }
 
-/// The features concerning containerd that would be on if dockerd started.
+/// The features for containerd that would be on after the next start of dockerd.
 fn on(args: &DockerdArgs, config: &DaemonJson) -> Vec<String> {
     let mut on = args.features_of_containerd();
     on.extend(config.features_of_containerd());
     on
 }
 
-/// If Docker is stopped, replaces the error about a data root without references, because
-/// Docker may use another image store or data root when it starts.
+/// Turns [`HostError::NoReferences`] into [`HostError::Stopped`] if Docker is stopped. A
+/// stopped Docker may use another image store or data root when it starts.
 pub(super) fn without_references(
     error: HostError,
     stopped: Option<&str>,
@@ -116,7 +118,8 @@ pub(super) fn without_references(
     }
 }
 
-/// A stopped unit whose image store is uncertain or unreadable.
+/// A stopped Docker whose image store is uncertain, or cannot be read while Docker is
+/// stopped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{unit} is not running, and {why}")]
 pub struct Stopped {
@@ -127,8 +130,8 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// If the unit's program is gone, makes that the reason, because it is more important
-    /// than any other reason.
+    /// Replaces the reason if the unit's program no longer exists. A missing program
+    /// matters more than any other reason.
     pub(super) fn or_removed(self) -> Self {
         match self.program {
             Some(program) if program.is_absolute() && !program.exists() => Self {
@@ -143,26 +146,27 @@ impl Stopped {
     pub(super) fn help(&self) -> String {
         let elsewhere = match self.why {
             Unsure::NoProgram(_) => {
-                return "install Docker again; or, for its images as they are: --offline --data-root DIR"
+                return "install Docker again; or, to work on its images without Docker: --offline --data-root DIR"
                     .to_owned();
             }
-            Unsure::NoReferences(_) => "; if its data root is another one: --data-root DIR",
+            Unsure::NoReferences(_) => "; if Docker has another data root: --data-root DIR",
             _ => "",
         };
         start_first(&self.unit) + elsewhere
     }
 }
 
-/// What to type where a command needs a Docker that runs.
+/// The advice to the user if a command needs a running Docker.
 pub fn start_first(unit: &str) -> String {
     format!(
-        "start it: systemctl start {}; then run the same command again",
+        "start Docker: systemctl start {}; then run the same command again",
         shell::word(unit)
     )
 }
 
 impl Host {
-    /// The host. An error if Docker is stopped and its image store is uncertain.
+    /// Returns the host, or an error if Docker is stopped and its image store is
+    /// uncertain.
     pub fn certain(self) -> Result<Self, HostError> {
         match self.stopped {
             Some(stopped) => Err(HostError::Stopped(stopped)),
@@ -172,8 +176,8 @@ impl Host {
 }
 
 impl Managed {
-    /// The reason why this stopped Docker may not use this data root with this storage
-    /// driver. `None` if Docker certainly will use both.
+    /// The reason why a stopped Docker, once it starts, may use another image store than
+    /// the directory `images`. `None` if Docker will certainly use that directory.
     pub(super) fn doubts(&self, images: &ImageDir) -> Option<Unsure> {
         let program = self.start.command.first();
         if let Some(program) = program
@@ -185,7 +189,8 @@ impl Managed {
         if let Some(name) = on(&args, config).into_iter().next() {
             return Some(Unsure::Feature(name));
         }
-        // An earlier check has refused a unit whose environment file cannot be read.
+        // If the environment file cannot be read, an earlier check has already refused
+        // the unit.
         let set = variables(&self.service).unwrap_or_default();
         let is_set = |name: &&str| set.get(*name).is_some_and(|value| !value.is_empty());
         if let Some(name) = VARIABLES.into_iter().find(is_set) {
@@ -209,8 +214,7 @@ impl Managed {
         }
     }
 
-    /// Features that may make this Docker migrate its images to containerd when it
-    /// starts.
+    /// Features that may make Docker move its images to containerd when it starts.
     pub fn moves_images(&self) -> Vec<String> {
         let in_containerd = |info: &Info| info.containerd_image_store;
         if self.engine.as_ref().is_some_and(in_containerd) {
@@ -224,8 +228,9 @@ impl Managed {
     }
 }
 
-/// Whether the configuration selects the data root: the feature is off, or user
-/// namespaces are remapped, which the containerd image store does not support.
+/// Whether the configuration makes every version of Docker keep images in the data root.
+/// Either the feature for the containerd image store is off, or user namespaces are
+/// remapped, which that store does not support.
 fn is_set_to_own_store(args: &DockerdArgs, config: &DaemonJson) -> bool {
     let remaps = [&args.userns_remap, &config.userns_remap];
     let said = args.says_image_store().or(config.says_image_store());

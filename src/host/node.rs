@@ -1,8 +1,9 @@
 //! Kubernetes node: the containerd that a kubelet uses through the CRI.
 //!
 //! Every Docker host has a containerd, and Debian's containerd answers CRI calls too. So
-//! digestfix treats a containerd as that of a node only if it has the CRI's namespace.
-//! The namespace exists as soon as the node has an image.
+//! digestfix accepts a containerd as the containerd of a Kubernetes node only if it has
+//! the CRI's namespace. This namespace exists as soon as the Kubernetes node has an
+//! image.
 
 use std::fs;
 use std::io;
@@ -23,8 +24,8 @@ const SOCKETS: [&str; 2] = [
 /// The CRI's namespace, which is fixed (containerd 1.6 to 2.1, `K8sContainerdNamespace`).
 const NAMESPACE: &str = "k8s.io";
 
-/// The directory for lock, journal, history and provenance. Each containerd socket has
-/// its own subdirectory.
+/// The directory for the lock, the journal, the history and the provenance. Each
+/// containerd socket has a subdirectory of its own.
 const STATE: &str = "/var/lib/digestfix/kubernetes";
 
 #[derive(Debug, Clone)]
@@ -43,7 +44,7 @@ impl Node {
 enum Seen {
     /// The containerd of a Kubernetes node, with its version.
     Node(String),
-    /// Another service, or no service. The text is the reason.
+    /// The reason why the socket does not belong to the containerd of a Kubernetes node.
     Not(String),
 }
 
@@ -59,7 +60,7 @@ async fn look_at(socket: &Path, within: Duration) -> Seen {
         Ok(match runtime.as_str() {
             "containerd" => Seen::Node(client.version().await.unwrap_or(version)),
             other => Seen::Not(format!(
-                "the CRI there belongs to {other:?}, not to containerd"
+                "the CRI at this socket belongs to {other:?}, not to containerd"
             )),
         })
     };
@@ -67,7 +68,8 @@ async fn look_at(socket: &Path, within: Duration) -> Seen {
     seen.unwrap_or_else(|error| Seen::Not(without_socket(&error)))
 }
 
-/// The error message without the socket, because the caller's message already names it.
+/// The error message without the socket's path, because the caller's message already
+/// contains the path.
 fn without_socket(error: &ContainerdError) -> String {
     match error {
         ContainerdError::Unreachable { error, .. } if error.kind() == io::ErrorKind::NotFound => {
@@ -75,14 +77,14 @@ fn without_socket(error: &ContainerdError) -> String {
         }
         ContainerdError::Unreachable { error, .. } => error.to_string(),
         ContainerdError::Refused { call, said, .. } if call.starts_with("/runtime.") => {
-            format!("its CRI does not answer: {said}")
+            format!("the CRI at this socket does not answer: {said}")
         }
         error => error.to_string(),
     }
 }
 
-/// Examines the socket that the flags name or, without such a flag, every socket at which
-/// a node's containerd may listen.
+/// Examines the socket that the flags name. If no flag names a socket, examines every
+/// socket at which a node's containerd may listen.
 async fn look_for_node(flags: &Flags, within: Duration) -> Vec<(PathBuf, Seen)> {
     let sockets = match &flags.containerd_socket {
         Some(socket) => vec![socket.clone()],
@@ -112,7 +114,7 @@ pub async fn find_node(flags: &Flags, within: Duration) -> Result<Host, HostErro
     if found.len() > 1 {
         let sockets = found.iter().map(|(socket, _)| socket.display().to_string());
         return Err(HostError::Ambiguous {
-            question: "several containerds here serve a Kubernetes node".to_owned(),
+            question: "several containerds on this host serve a Kubernetes node".to_owned(),
             flag: "--containerd-socket",
             candidates: sockets.collect(),
         });
@@ -137,7 +139,7 @@ pub async fn find_node(flags: &Flags, within: Duration) -> Result<Host, HostErro
     })
 }
 
-/// The socket's path in the form of a directory name:
+/// Turns the socket's path into a directory name, for example
 /// `run-k3s-containerd-containerd.sock`.
 fn state_name(socket: &Path) -> String {
     let name = socket.to_string_lossy();

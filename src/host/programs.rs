@@ -1,4 +1,4 @@
-//! Docker's programs, recognized by the names that packages give them.
+//! Recognizes Docker's programs by the names that Linux packages give them.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -6,19 +6,21 @@ use std::path::Path;
 
 use crate::host::engine_start::PROC;
 
-/// The names of dockerd: upstream's name, the name in RHEL 7's packages, and the file to
-/// which `dockerd` links in the packages of 18.09.
+/// The names of dockerd. In RHEL 7's packages, dockerd is called `dockerd-current`. In
+/// the packages of 18.09, `dockerd` is a link to `dockerd-ce`.
 const DOCKERD: [&str; 3] = ["dockerd", "dockerd-current", "dockerd-ce"];
 
 /// The name of dockerd in RHEL 7's packages of Docker 1.12 and 1.13. No other package
-/// uses it.
+/// uses this name.
 const OLD_DOCKERD: &str = "dockerd-current";
 
-/// How the name of a container's parent process begins: `containerd-shim-runc-v2` and
-/// similar names; before 18.09, `docker-containerd-shim` (`-current` on RHEL 7).
+/// The beginnings of the names of shims, the parent processes of containers. A shim is
+/// called `containerd-shim-runc-v2` or similar. Before 18.09, it was called
+/// `docker-containerd-shim`, or `docker-containerd-shim-current` on RHEL 7.
 const SHIMS: [&str; 2] = ["containerd-shim", "docker-containerd-shim"];
 
-/// The length to which the kernel shortens the name of a process (`proc_pid_comm(5)`).
+/// The maximum length of a process name in the kernel, which shortens longer names
+/// (`proc_pid_comm(5)`).
 const MAX_NAME: usize = 15;
 
 /// Whether the program at this path is dockerd.
@@ -35,14 +37,15 @@ fn file_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or_default()
 }
 
-/// The most that is read of a script, in bytes.
+/// The maximum number of bytes to read from a script.
 const MOST_OF_SCRIPT: u64 = 4096;
 
 /// The other programs that run containers on a host without Docker.
 pub fn instead_of_docker() -> Vec<&'static str> {
     let is_there = |path: &str| Path::new(path).exists();
     let mut found = Vec::new();
-    // `docker` may be a script from the package podman-docker, or a program of many MiB.
+    // Read only the beginning, because `docker` may be either a script from the package
+    // podman-docker or a program of many MiB.
     let mut docker = Vec::new();
     let _ = File::open("/usr/bin/docker")
         .and_then(|file| file.take(MOST_OF_SCRIPT).read_to_end(&mut docker));
@@ -62,8 +65,8 @@ pub fn instead_of_docker() -> Vec<&'static str> {
     found
 }
 
-/// The kind of container that this process runs in. `None` outside of a container, or if
-/// systemd runs in the container too (`sd_booted(3)`).
+/// The kind of container in which digestfix runs. `None` outside a container. Also `None`
+/// in a container that runs systemd (`sd_booted(3)`).
 pub fn container() -> Option<String> {
     if Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -77,20 +80,20 @@ pub fn container() -> Option<String> {
     marked.next().map(|(_, kind)| kind.to_owned()).or(kind)
 }
 
-/// The name by which the kernel knows a process (`proc_pid_comm(5)`).
+/// The kernel's name of a process (`proc_pid_comm(5)`).
 pub fn program(pid: u32) -> String {
     fs::read_to_string(format!("{PROC}/{pid}/comm"))
         .map_or_else(|_| "hidden".to_owned(), |name| name.trim_end().to_owned())
 }
 
-/// Whether a process is a container's parent, a shim.
+/// Whether a process is a shim, the parent process of a container.
 pub fn is_shim(pid: u32) -> bool {
     let name = program(pid);
     if name.len() < MAX_NAME {
         return false;
     }
-    // The kernel has shortened the name. Shortened, the names of docker-containerd and of
-    // its shim are the same, so look at the command line.
+    // The kernel shortens long names. The short names of docker-containerd and of its
+    // shim are equal, so look at the command line.
     let Some(words) = words(&Path::new(PROC).join(format!("{pid}/cmdline"))) else {
         return SHIMS.iter().any(|shim| shim.starts_with(&name));
     };
@@ -111,7 +114,7 @@ pub fn words(file: &Path) -> Option<Vec<String>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::process::Command;
 
@@ -156,7 +159,7 @@ mod tests {
             std::os::unix::fs::symlink("/bin/sleep", &path).unwrap();
             let mut process = Command::new(&path).arg("100").spawn().unwrap();
             let cut = &name[..name.len().min(MAX_NAME)];
-            // exec sets the process name before the arguments.
+            // exec sets the name of the process before it sets the arguments.
             let line = format!("{PROC}/{}/cmdline", process.id());
             while program(process.id()) != cut || fs::read(&line).unwrap().is_empty() {
                 std::thread::yield_now();

@@ -1,31 +1,33 @@
-//! Resolves a fact that several sources may state. Returns an error if two of them
-//! disagree.
+//! Decides the value of a fact if several sources name a value. Returns an error if two
+//! sources disagree.
 
 use super::HostError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The name of the fact: `data root`, `unit`, …
+    /// The name of the fact, for example `data root` or `unit`.
     pub fact: &'static str,
     pub value: String,
     pub source: &'static str,
 }
 
 pub const FLAG: &str = "your flag";
-/// The answer to `GET /info`.
+/// The engine's answer to `GET /info`.
 pub const ENGINE: &str = "the running engine";
 pub const UNIT: &str = "the unit's command line";
 pub const FILE: &str = "daemon.json";
 /// dockerd's default value.
 pub const DEFAULT: &str = "default";
-/// The only possible value that was found on the disk.
+/// The source of a value that digestfix found on the disk, and that was the only possible
+/// value there.
 pub const DISK: &str = "the only one there";
 
-/// A source and the value that it states. `None` and an empty value mean the same.
+/// A source of a fact, and the value that this source names. Both `None` and an empty
+/// value mean that the source names no value.
 pub type Said<'a> = (&'static str, Option<&'a str>);
 
-/// The first value, with its source. An error if another source states a value that is
-/// not `same`.
+/// Returns the first value and its source. Returns an error if a later source names a
+/// different value, according to `same`.
 pub fn resolved<'a>(
     fact: &'static str,
     said: &[Said<'a>],
@@ -51,7 +53,7 @@ pub fn resolved<'a>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,11 +1,11 @@
-//! Startable: whether Docker would start again. digestfix checks this before it stops
-//! Docker.
+//! Startable: checks, before a stop of Docker, whether Docker would start again.
 //!
-//! The running dockerd proves that a start works with the files that it has read. What
-//! has changed since then must be checked without a start. `dockerd --validate` (since
-//! 23.0) and a reload of the running dockerd check some settings as a start would; only
-//! `apply` causes a reload. If a change can be checked by neither of them, there is a
-//! doubt, and digestfix does not stop Docker.
+//! The running dockerd has read its files and started. So a start works as long as these
+//! files do not change, and only changed files need a check. For some settings, two
+//! checks give the same result as a start of dockerd. One check is `dockerd --validate`
+//! (since 23.0), and the other is a reload of the running dockerd. Among digestfix's
+//! commands, only `apply` causes a reload. If neither check covers a change, digestfix
+//! does not stop Docker, because Docker may not start again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,13 +25,13 @@ mod validate;
 
 use validate::Verdict;
 
-/// The inputs with which dockerd starts.
+/// The command line and the configuration with which dockerd starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Start {
-    /// The command line after its variables are replaced, beginning with the program.
+    /// The command line with its variables replaced, beginning with the program.
     pub command: Vec<String>,
     pub names_config_file: bool,
-    /// The configuration file that was read.
+    /// The content of dockerd's configuration file.
     pub config: DaemonJson,
 }
 
@@ -49,8 +49,8 @@ impl Start {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Startable {
     pub doubts: Vec<Doubt>,
-    /// Whether the running dockerd must reload its configuration file successfully before
-    /// Docker is stopped.
+    /// Whether the running dockerd must successfully reload its configuration file before
+    /// digestfix stops Docker.
     pub needs_reload: bool,
     /// The configuration file that was checked. `None` if no check has run.
     pub checked: Option<Checked>,
@@ -68,9 +68,9 @@ pub struct Checked {
 pub enum Doubt {
     #[error("{program} --validate says: {says}")]
     Refused { program: String, says: String },
-    #[error("there is no {} any more", .0.display())]
+    #[error("{} no longer exists", .0.display())]
     NoProgram(PathBuf),
-    /// Files of the unit that have changed, and that no check covers.
+    /// These files of the unit have changed, and no check covers the changes.
     #[error("{} changed after dockerd started", paths(.0))]
     Unit(Vec<PathBuf>),
     #[error(
@@ -105,8 +105,8 @@ fn paths(paths: &[PathBuf]) -> String {
     paths.join(", ")
 }
 
-/// Examines a running Docker. `recorded` returns the hash of the configuration file that
-/// digestfix last saw this dockerd reload, or `None`.
+/// Examines a running Docker. `recorded` returns the hash of the configuration file at
+/// this dockerd's last reload, if digestfix has recorded the hash.
 pub async fn look(
     manager: &impl ServiceManager,
     host: &Managed,
@@ -116,7 +116,7 @@ pub async fn look(
     look_since(manager, host, start.as_ref(), recorded).await
 }
 
-/// Like [`look`], for a dockerd that started at this time.
+/// Does the work of [`look`] for a dockerd with this start time.
 async fn look_since(
     manager: &impl ServiceManager,
     host: &Managed,
@@ -159,8 +159,7 @@ async fn look_since(
 }
 
 impl Startable {
-    /// Adds doubts about a configuration file that has changed and that `--validate` did
-    /// not refuse.
+    /// Adds doubts about a changed configuration file that `--validate` did not refuse.
     fn configuration(&mut self, host: &Managed, verdict: &Verdict) {
         let path = host.config_file.clone();
         let left: Vec<String> = (host.start.config.members.iter())
@@ -190,7 +189,7 @@ impl Startable {
 }
 
 impl Checked {
-    /// Whether the file still has the content that the check covered.
+    /// Whether the file still has the content that was checked.
     pub fn is_still(&self) -> bool {
         match DaemonJson::read(&self.path) {
             Ok(now) => now.and_then(|now| now.hash) == self.hash,
@@ -199,7 +198,8 @@ impl Checked {
     }
 }
 
-/// The unit's own files, and the program that the unit starts.
+/// The files that a start of the unit depends on: unit file, drop-ins, program, and
+/// environment files.
 fn unit_files(host: &Managed) -> Vec<PathBuf> {
     let unit = &host.unit;
     let mut files: Vec<PathBuf> = [&unit.fragment_path]
@@ -209,8 +209,8 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
         .map(PathBuf::from)
         .collect();
     files.extend(host.start.command.first().map(PathBuf::from));
-    // If the running process has exactly this command line, the environment files still
-    // define the same values for it.
+    // If the running process has exactly the unit's command line, then the values that
+    // this command line takes from the environment files have not changed.
     if !runs_as_given(host) {
         let environment = host.service.environment_files.iter();
         files.extend(environment.map(|(path, _)| PathBuf::from(path)));
@@ -218,9 +218,9 @@ fn unit_files(host: &Managed) -> Vec<PathBuf> {
     files
 }
 
-/// Whether systemd itself rewrites the file. Generators write their files again at each
-/// `daemon-reload`. `systemctl set-property` writes a file for a value that is already in
-/// effect.
+/// Whether systemd itself rewrites the file. A generator writes its files again at each
+/// `daemon-reload`. `systemctl set-property` also writes a file, but the value in that
+/// file is already in effect.
 fn is_rewritten(path: &str) -> bool {
     path.contains("/systemd/generator") || path.contains("/systemd/system.control/")
 }
@@ -235,8 +235,8 @@ fn runs_as_given(host: &Managed) -> bool {
     fs::read(cmdline).is_ok_and(|running| running == given)
 }
 
-/// Whether the file may have changed since dockerd started. The `mtime` need not be
-/// compared, because every change also sets the `ctime`.
+/// Whether the file may have changed since dockerd started. Comparing the `ctime` is
+/// enough, because every change of a file updates the `ctime`.
 fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
     let looked = [fs::metadata(path), fs::symlink_metadata(path)];
     looked
@@ -245,14 +245,14 @@ fn has_changed(path: &Path, start: Option<&EngineStart>) -> bool {
         .any(|file| start.is_none_or(|start| !start.comes_after_change_of(file)))
 }
 
-/// The reason why a reload of the running dockerd cannot check the file.
+/// The reason why digestfix cannot check the file by a reload of the running dockerd.
 fn no_reload(host: &Managed) -> Option<String> {
     if (host.undone_by_reload.iter()).any(|option| option == AUTHORIZATION) {
         return Some(format!("a reload makes dockerd forget {AUTHORIZATION}"));
     }
     if host.leaves_proxy_to_be_found {
-        let why = "some versions start with \"userland-proxy\": true without a \"userland-proxy-path\", but \
-                   refuse to reload it";
+        let why = "some versions of dockerd start with \"userland-proxy\": true without a \
+                   \"userland-proxy-path\", but refuse a reload";
         return Some(why.to_owned());
     }
     if is_dockerd(&program(host.service.main_pid)) {
@@ -264,20 +264,20 @@ fn no_reload(host: &Managed) -> Option<String> {
     ))
 }
 
-/// The check that treats a setting as a start of dockerd does.
+/// The check that judges a setting in the same way as a start of dockerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToldBy {
-    /// `--validate`, or a reload if dockerd does not have this option.
+    /// `--validate`, or a reload if this dockerd has no option `--validate`.
     Validate,
     /// A reload of the running dockerd.
     Reload,
-    /// Only a start of dockerd.
+    /// Only a start of dockerd shows whether the setting is valid.
     Start,
 }
 
 /// The check that covers a setting. Each setting was tested on 20.10.24, 26.1.5 and
-/// 28.5.2 with two values: dockerd starts with one of them, and does not start with the
-/// other. Settings that are not listed here count as checked only by a start.
+/// 28.5.2 with a valid value and with a value that prevents a start. For a setting that
+/// is not listed here, only a start of dockerd counts as a check.
 fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
     let is_told = match name {
         "registry-mirrors" | "insecure-registries" | "default-runtime" | "runtimes" => {
@@ -303,15 +303,16 @@ fn told_by(name: &str, value: &Value, host: &Managed) -> ToldBy {
         | "shutdown-timeout"
         | "swarm-default-advertise-addr"
         | "userland-proxy" => true,
-        // An earlier check has already compared these settings with those of the running
-        // engine.
+        // An earlier check has already compared these settings with the settings of the
+        // running engine.
         "data-root" | "graph" | "storage-driver" => true,
-        // A reload of Docker 20.10 accepts any value.
+        // A reload of Docker 20.10 accepts any log level, even an invalid one.
         "log-level" => value.is_null() || is_one_of(value, &LOG_LEVELS),
         "log-driver" => is_one_of(value, &["", "json-file", "local", "journald"]),
         "log-opts" => value.is_null() || are_of_json_file(value, host),
         "exec-opts" => are_all(value, |one| is_one_of(one, &CGROUP_DRIVERS)),
-        // A feature that concerns containerd selects another image store.
+        // A feature for containerd selects another image store. Only a start of dockerd
+        // checks this setting.
         "features" => value.as_object().is_some_and(|features| {
             features
                 .keys()
@@ -333,7 +334,8 @@ const CGROUP_DRIVERS: [&str; 2] = [
     "native.cgroupdriver=cgroupfs",
 ];
 
-/// Options of the log driver `json-file`, which accepts any text as their value.
+/// Options of the log driver `json-file`. The driver accepts any text as the value of
+/// these options.
 const JSON_FILE: [&str; 6] = ["compress", "env", "labels", "max-file", "max-size", "tag"];
 
 fn is_one_of(value: &Value, known: &[&str]) -> bool {
@@ -346,8 +348,8 @@ fn are_all(value: &Value, is_known: impl Fn(&Value) -> bool) -> bool {
         .is_some_and(|values| values.iter().all(is_known))
 }
 
-/// Whether the log driver `json-file` knows all the log options. dockerd checks their
-/// names only when it starts, because they depend on the driver.
+/// Whether the log driver is `json-file` and knows all the log options. The valid names
+/// depend on the driver, and dockerd checks them only when it starts.
 fn are_of_json_file(value: &Value, host: &Managed) -> bool {
     let driver = host.start.config.members.get("log-driver");
     let is_its = driver.is_none_or(|driver| is_one_of(driver, &["", "json-file"]));

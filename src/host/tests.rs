@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
@@ -29,8 +29,8 @@ struct World {
 }
 
 impl World {
-    /// A world with a stopped Docker. The unit's command line names `/root` as the data
-    /// root.
+    /// A test host with a stopped Docker. The unit's command line names the directory
+    /// `root` as the data root.
     fn new() -> Self {
         let disk = tempfile::tempdir().unwrap();
         let world = Self {
@@ -74,7 +74,7 @@ impl World {
         self.systemd.add(name, active_state)
     }
 
-    /// Sets dockerd's arguments, including the path of this world's `daemon.json`.
+    /// Sets dockerd's arguments, including the path of the test host's `daemon.json`.
     fn args(mut self, args: &[&str]) -> Self {
         let config = format!("--config-file={}", self.path("daemon.json"));
         self.systemd.service.exec_start = ["/usr/bin/dockerd", &config]
@@ -103,7 +103,7 @@ impl World {
         database
     }
 
-    /// The test double of the engine at a socket.
+    /// The fake engine that answers at a socket.
     fn engine(&self, socket: &Path) -> FakeEngine {
         FakeEngine {
             socket: socket.to_owned(),
@@ -128,7 +128,7 @@ impl World {
         };
         let examined = block_on(examine(&self.flags, Some(&self.systemd), connect));
         let may_ask = self.systemd.units.borrow().values().any(Unit::is_active);
-        assert!(may_ask || !asked.get(), "a connection would start it");
+        assert!(may_ask || !asked.get(), "a connection would start Docker");
         let first = examined.errors.first().map(ToString::to_string);
         assert_eq!(
             first.as_ref(),
@@ -148,7 +148,8 @@ impl World {
         examined.errors.iter().map(ToString::to_string).collect()
     }
 
-    /// The data root as a path below the disk, and the storage driver.
+    /// The storage driver and the data root. The data root is relative to the test's
+    /// disk.
     fn found(&self) -> (String, String) {
         let images = self.find().unwrap().images;
         let root = images.data_root().to_string_lossy().into_owned();
@@ -163,7 +164,8 @@ impl World {
         }
     }
 
-    /// Checks that the host is refused, and that the error contains all these words.
+    /// Checks that digestfix refuses the host with an error that contains all these
+    /// words.
     #[track_caller]
     fn refuses(&self, words: &[&str]) {
         refuses(self.find(), words);
@@ -254,7 +256,7 @@ fn two_sources_that_differ_are_both_named() {
     world.refuses(&[
         "daemon.json says",
         "the running engine",
-        "make the two agree",
+        "make the two sources agree",
     ]);
 
     world.config(r#"{"storage-driver":"vfs"}"#);
@@ -342,7 +344,7 @@ fn a_unit_between_two_states() {
 fn an_engine_is_asked_only_when_it_runs() {
     let world = World::new();
     assert_eq!(world.managed().engine, None);
-    assert!(!world.asked.get(), "that would have started it");
+    assert!(!world.asked.get(), "a connection would have started Docker");
     let world = world.unit("failed");
     assert_eq!(world.managed().engine, None);
     assert!(!world.asked.get());
@@ -437,7 +439,8 @@ fn dockerd_behind_another_program() {
         "systemctl start docker.service",
     ]);
 
-    // A shell that only waits, with the name and the arguments of dockerd.
+    // A shell that waits for input and looks like dockerd, with dockerd's name and
+    // arguments.
     let mut process = Command::new("sh")
         .arg0("/snap/docker/1/bin/dockerd")
         .args(["-c", "echo; read line", "--data-root", &world.path("snap")])
@@ -445,8 +448,8 @@ fn dockerd_behind_another_program() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // The process prints its first output only after exec, so its command line is set by
-    // now.
+    // The process prints something only after exec. So once there is output, the process
+    // has its new command line.
     let mut said = [0];
     process
         .stdout
@@ -472,7 +475,7 @@ fn a_daemon_json_that_docker_would_not_start_with() {
     fs::remove_file(world.path("daemon.json")).unwrap();
     world.refuses(&[
         "the unit's command line names",
-        "not there",
+        "does not exist",
         "Docker would not start again",
     ]);
 }
@@ -544,7 +547,7 @@ fn images_that_are_in_containerd() {
     let mut world = World::new();
     world.config(r#"{"features":{"containerd-snapshotter":true}}"#);
     world.refuses(&["containerd image store", "systemctl start docker.service"]);
-    // The running engine takes precedence over the file.
+    // The running engine takes precedence over daemon.json.
     world = world.running("root", "overlay2");
     assert_eq!(world.find().unwrap().image_store, StoreKind::Own);
     world.config("{}");
@@ -562,7 +565,8 @@ fn images_that_are_in_containerd() {
     world.refuses(&["containerd image store", "systemctl start docker.service"]);
 }
 
-/// A store is accepted only if every version of Docker, including 29, would use it.
+/// digestfix accepts the store of a stopped Docker only if every version of Docker,
+/// including 29, would use this store.
 #[test]
 fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
     let start = "systemctl start docker.service";
@@ -629,8 +633,8 @@ fn the_store_of_a_stopped_docker_is_certain_or_it_is_refused() {
     world.refuses(&["/opt/start", start]);
 }
 
-/// The running engine reports which store it uses, but may migrate the images when it
-/// starts again.
+/// The running engine reports which store it uses. But the engine may migrate its images
+/// at its next start.
 #[test]
 fn a_start_that_may_move_images_is_known() {
     let mut world = World::new().running("root", "overlay2");
@@ -682,7 +686,7 @@ fn a_remapped_root_of_a_stopped_docker() {
     assert_eq!(
         world.found(),
         pair("remap", "vfs"),
-        "an empty setting is none"
+        "an empty setting counts as missing"
     );
 }
 
@@ -730,7 +734,7 @@ fn the_only_driver_with_references_is_taken() {
     assert_eq!(world.found().1, "overlay2");
     fs::remove_file(world.path("root/image/overlay2/repositories.json")).unwrap();
     world.refuses(&[
-        "no storage driver has references",
+        "no storage driver has image references",
         "containerd",
         "--data-root DIR",
     ]);

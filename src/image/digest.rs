@@ -1,8 +1,8 @@
 //! Content digests and image IDs: two different things that look the same.
 //!
 //! A digest names a manifest as a registry serves it. An image ID is the SHA-256 of an
-//! image's config. This program exists because people confuse the two, so neither type
-//! converts into the other.
+//! image's config. People often confuse digests and image IDs, so neither type converts
+//! into the other.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -60,19 +60,19 @@ pub enum DigestError {
     Form(String),
     #[error("digest algorithm {0:?} is not supported (sha256, sha384 and sha512 are)")]
     Algorithm(String),
-    #[error("a {algorithm} digest has {expected} hexadecimal digits, this one has {found}")]
+    #[error("a {algorithm} digest has {expected} hexadecimal digits, but this digest has {found}")]
     Length {
         algorithm: &'static str,
         expected: usize,
         found: usize,
     },
-    #[error("{0:?} has a character other than 0-9 and a-f in it")]
+    #[error("{0:?} contains a character other than 0-9 and a-f")]
     Hex(String),
 }
 
 fn check_hex(algorithm: Algorithm, hex: &str) -> Result<(), DigestError> {
-    // Count characters, not bytes. If bytes were counted, the message could say that 64
-    // digits are not 64 digits.
+    // Count characters, not bytes, so that the message states the number that the user
+    // sees.
     let found = hex.chars().count();
     if found != algorithm.hex_len() {
         return Err(DigestError::Length {
@@ -116,7 +116,7 @@ impl Digest {
         Self { algorithm, hex }
     }
 
-    /// The digest of everything in a stream, and the number of bytes.
+    /// Reads a stream to its end. Returns the digest and the number of bytes.
     pub fn of_stream(algorithm: Algorithm, stream: impl Read) -> io::Result<(Self, u64)> {
         fn hashed<D: sha2::Digest>(mut stream: impl Read) -> io::Result<(String, u64)> {
             let (mut hasher, mut bytes) = (D::new(), 0);
@@ -234,7 +234,7 @@ impl Serialize for ImageId {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
 

@@ -1,5 +1,5 @@
-//! Manifests: the objects that a registry serves under a digest. Such an object is the
-//! manifest of one image, or an index that lists several manifests.
+//! Manifests: the JSON documents that a registry serves under a digest. A manifest
+//! describes one image, or is an index that lists several manifests.
 //!
 //! OCI's format (image-spec 1.1, `manifest.md` and `image-index.md`) and Docker's
 //! (distribution 2.8, `manifest-v2-2.md`) have the same fields, but different media
@@ -13,7 +13,7 @@ use crate::image::digest::{Digest, DigestError, ImageId};
 use crate::image::platform::Platform;
 use crate::sys::strict_json::{self, JsonError};
 
-/// The deepest nesting of indexes that is read.
+/// The deepest nesting of indexes that digestfix reads.
 pub const MAX_INDEX_DEPTH: usize = 8;
 
 /// The largest manifest that digestfix reads, in bytes. Registries refuse larger
@@ -31,8 +31,7 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Other media types that Docker accepts for an image's config (moby 20.10,
-/// `distribution/registry.go`, `defaultImageTypes`). Manifests that were pushed years ago
-/// use them.
+/// `distribution/registry.go`, `defaultImageTypes`). Old manifests use these media types.
 const OLD_CONFIGS: [&str; 4] = [
     "application/octet-stream",
     "application/json",
@@ -46,7 +45,7 @@ const DOCKER_PLAIN_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
     Image(ImageManifest),
-    /// A list of manifests, for example one for each platform.
+    /// An index: a list of manifests, for example one for each platform.
     Index(Vec<Descriptor>),
     /// Another object that registries store, such as a chart or a signature.
     Artifact,
@@ -63,16 +62,16 @@ pub struct ImageManifest {
     /// store accepts more media types.
     pub has_known_config: bool,
     /// Whether all layers are uncompressed. `docker save` writes such images (moby 25,
-    /// `image/tarexport/save.go`). Registry clients push such images only if an option
-    /// tells them to.
+    /// `image/tarexport/save.go`). Registry clients compress the layers before a push,
+    /// unless an option forbids it.
     pub plain_layers: bool,
-    /// Whether the manifest has the form that Docker 29 writes when it migrates images
-    /// from its data root to containerd (moby
+    /// Whether the manifest looks like a manifest that Docker 29 writes when it migrates
+    /// images from its data root to containerd (moby
     /// `daemon/containerd/migration/migration.go`).
     pub is_of_a_migration: bool,
 }
 
-/// The project whose media types a manifest uses.
+/// Whether a manifest uses the media types of OCI or of Docker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Oci,
@@ -94,7 +93,8 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Whether the media type belongs to a manifest or an index.
+    /// Whether the descriptor points at a manifest or an index, according to its media
+    /// type.
     pub fn is_of_a_manifest(&self) -> bool {
         matches!(
             self.media_type.as_str(),
@@ -109,14 +109,14 @@ pub enum ManifestError {
     Json(String),
     #[error("an ambiguous manifest, which can be read in two ways: {0}")]
     Keys(String),
-    /// Docker's first manifest format. The digest of such a manifest is not the hash of
-    /// its bytes.
+    /// A manifest in Docker's first format (schema 1). Its digest is not the hash of its
+    /// bytes.
     #[error(
-        "a manifest of schema 1, which has no config and proves no image ID; push the image \
-         again with Docker 1.10 or later"
+        "a manifest of schema 1, which has no config and so does not show the image ID; \
+         push the image again with Docker 1.10 or later"
     )]
     Schema1,
-    #[error("both an image's manifest and an index: it can be read in two ways (CVE-2021-41190)")]
+    #[error("an ambiguous manifest, both of an image and of an index (CVE-2021-41190)")]
     Ambiguous,
     #[error("an index of {0} manifests; digestfix reads at most {MAX_INDEX_ENTRIES}")]
     TooManyEntries(usize),
@@ -136,8 +136,8 @@ struct Document {
     manifests: Option<Vec<Descriptor>>,
 }
 
-/// A config or a layer. The config's media type shows whether the manifest belongs to an
-/// image.
+/// The descriptor of a config or a layer. The config's media type shows whether the
+/// manifest belongs to an image.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Blob {
@@ -158,9 +158,9 @@ impl From<JsonError> for ManifestError {
     }
 }
 
-/// The media type with which a registry would serve a manifest or an index. The text of
-/// the manifest contains the type. OCI allows a manifest to omit it; then the type is the
-/// one that fits the content.
+/// The media type with which a registry serves a manifest or an index. Usually, the
+/// manifest's text contains its media type. OCI allows a manifest to omit the media type.
+/// In that case, the manifest's other fields show the media type.
 pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -180,16 +180,16 @@ pub fn media_type(bytes: &[u8], manifest: &Manifest) -> &'static str {
 }
 
 impl ImageManifest {
-    /// Whether the manifest looks as if an engine generated it. No registry serves such a
+    /// Whether an engine seems to have generated the manifest. No registry serves such a
     /// manifest.
     pub const fn is_made_up(&self) -> bool {
         self.plain_layers || self.is_of_a_migration
     }
 }
 
-/// Whether a manifest has the form that Docker's migration writes: indented by three
-/// spaces, no annotations, every layer compressed with zstd. Builders and registry
-/// clients that use zstd indent differently.
+/// Whether a manifest looks like one that Docker's migration writes: three spaces of
+/// indentation, no annotations, and all layers compressed with zstd. Builders and
+/// registry clients that use zstd indent differently.
 fn looks_migrated(bytes: &[u8], layers: &[Blob]) -> bool {
     let head = format!(
         "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{OCI_MANIFEST}\",\n   \"config\": {{\n      \
@@ -218,8 +218,8 @@ impl Manifest {
                     Err(ManifestError::TooManyEntries(manifests.len()))
                 }
                 _ => {
-                    // Drop the annotations: they can be of any size, and no caller reads
-                    // them.
+                    // Drop the annotations, because no caller reads them, and they can be
+                    // large.
                     for descriptor in &mut manifests {
                         descriptor.annotations = None;
                     }

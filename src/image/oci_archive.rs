@@ -1,6 +1,6 @@
-//! OCI archive: a tar archive of a few kilobytes for an engine that already has the
-//! layers. The archive contains manifests, configs, and the names to load (image-spec
-//! 1.1, `image-layout.md`).
+//! OCI archive (image-spec 1.1, `image-layout.md`): a small tar archive with manifests,
+//! configs and image names, but without layers. digestfix builds it for an engine that
+//! already has the layers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,11 +12,11 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Manifest, ManifestError, OCI_INDEX, media_type};
 use crate::image::reference::Reference;
 
-/// The annotation that contains the full name under which the engine loads a manifest
-/// (containerd 1.7, `images/annotations.go`).
+/// The annotation with an image's full name. The engine gives this name to the manifest
+/// when it loads the archive (containerd 1.7, `images/annotations.go`).
 const NAME: &str = "io.containerd.image.name";
 
-/// The content of an archive that [`OciArchive::build`] writes.
+/// The content of an OCI archive.
 #[derive(Debug, Clone, Default)]
 pub struct OciArchive {
     names: Vec<Reference>,
@@ -25,7 +25,7 @@ pub struct OciArchive {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    #[error("the content for {named} hashes to {found}")]
+    #[error("the content that is stored as {named} hashes to {found}")]
     Tampered { named: Digest, found: Digest },
     #[error("the manifest of {0} is missing")]
     Missing(Reference),
@@ -40,7 +40,8 @@ pub enum ArchiveError {
 }
 
 impl OciArchive {
-    /// Adds a manifest, an index or a config. Returns whether it is new.
+    /// Adds a manifest, an index or a config. Returns false if the archive already
+    /// contains it.
     pub fn blob(&mut self, digest: &Digest, text: &str) -> bool {
         let is_new = !self.blobs.contains_key(digest);
         if is_new {
@@ -49,8 +50,8 @@ impl OciArchive {
         is_new
     }
 
-    /// Adds a reference with a digest. The engine then loads the manifest or index with
-    /// this digest under the reference. The caller must add that manifest or index with
+    /// Adds a reference with a digest. The engine gives this name to the manifest or
+    /// index with the same digest. The caller must add that manifest or index with
     /// [`Self::blob`].
     pub fn name(&mut self, reference: &Reference) {
         self.names.push(reference.clone());
@@ -99,7 +100,7 @@ fn add(archive: &mut Builder<Vec<u8>>, path: &str, bytes: &[u8]) -> io::Result<(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::image::digest::Algorithm;
@@ -149,8 +150,8 @@ mod tests {
         assert_eq!(member(&bytes, &path), MANIFEST.as_bytes());
     }
 
-    /// If the archive used the media type from the manifest's text, Docker would not
-    /// recognize the blob as a manifest.
+    /// If the archive's index copied the media type from the manifest's text, Docker
+    /// would not recognize the blob as a manifest.
     #[test]
     fn a_manifest_is_called_one_whatever_it_says() {
         let strange = MANIFEST.replacen('{', r#"{"mediaType":"text/plain","#, 1);

@@ -28,7 +28,7 @@ impl fmt::Display for Platform {
 }
 
 impl Platform {
-    /// A platform from its parts. The variant may be empty.
+    /// Builds a platform. The variant may be empty.
     pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
         Self {
             os: os.to_owned(),
@@ -37,7 +37,8 @@ impl Platform {
         }
     }
 
-    /// The platform that a config names for its image (image-spec 1.1, `config.md`).
+    /// The platform of an image, from the text of the image's config (image-spec 1.1,
+    /// `config.md`).
     pub fn of_config(text: &str) -> Option<Self> {
         strict_json::read(text.as_bytes()).ok()
     }
@@ -63,8 +64,8 @@ impl Platform {
                 ("arm", &["v6"]),
                 ("arm", &["v5"]),
             ],
-            // The engine does not report its ARM variant, so all variants have the same
-            // rank.
+            // On 32-bit ARM, the engine does not report the processor's variant (such as
+            // v7), so all variants have the same rank.
             "arm" => &[("arm", &["", "v7", "v6", "v5"])],
             other => &[(other, &[""])],
         };
@@ -73,10 +74,10 @@ impl Platform {
         })
     }
 
-    /// The manifest that an engine on this platform selects from an index, even if this
-    /// host does not have it. The choice is the first manifest with the best
-    /// [`Self::rank`]. Manifests without a platform are the last choice. Attestations,
-    /// whose platform is `unknown`, are never selected.
+    /// The manifest that an engine on this platform selects from an index: the first
+    /// manifest with the best [`Self::rank`]. This host may lack that manifest. The
+    /// engine selects a manifest without a platform only if no other manifest fits. It
+    /// never selects an attestation, whose platform is `unknown`.
     pub fn choice<'i>(&self, index: &'i [Descriptor]) -> Option<&'i Digest> {
         let ranked = index.iter().filter_map(|child| {
             let rank = match &child.platform {
@@ -91,7 +92,7 @@ impl Platform {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,13 +1,14 @@
 //! Docker's reference grammar: `[DOMAIN/]PATH[:TAG][@DIGEST]`.
 //!
-//! The rules are those of github.com/distribution/reference v0.6.0
+//! This module follows the rules of github.com/distribution/reference v0.6.0
 //! (`ParseNormalizedNamed` and `FamiliarString`). A name without a registry belongs to
 //! docker.io. A docker.io name without a namespace belongs to `library`. The *familiar*
-//! form, which Docker's reference store uses, omits both. Engines before 25 accept fewer
-//! names, and parse those in the same way (`tests/reference_agreement.rs`).
+//! form of a name omits docker.io and `library`, and Docker's reference store uses it.
+//! Docker before 25 accepts fewer names, but parses them in the same way
+//! (`tests/reference_agreement.rs`).
 //!
-//! The familiar form is not always reversible: docker.io/foo.com/a becomes foo.com/a,
-//! which is a repository of the registry foo.com.
+//! The familiar form of some names means another repository: docker.io/foo.com/a becomes
+//! foo.com/a, which is a repository of the registry foo.com.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,7 +33,7 @@ pub enum ReferenceError {
     Identifier,
     #[error("a repository name must be lower-case")]
     Uppercase,
-    #[error("it has no repository name")]
+    #[error("the repository name is missing")]
     Empty,
     #[error("{0:?} is not a repository name")]
     Name(String),
@@ -86,15 +87,14 @@ impl Repository {
         }
     }
 
-    /// Whether the familiar name parses as this repository. The familiar name of
-    /// `docker.io/foo.com/x` does not, because `foo.com/x` is a repository of the
-    /// registry foo.com.
+    /// Whether the familiar name parses as this repository. For `docker.io/foo.com/x`,
+    /// the answer is no: `foo.com/x` is a repository of the registry foo.com.
     pub fn is_found_by_familiar_name(&self) -> bool {
         Reference::parse(&self.familiar()).is_ok_and(|found| found.repository == *self)
     }
 
-    /// The registry's domain, including its port. Empty if the name's first component
-    /// looks like a domain but is not a valid one.
+    /// The registry's domain, including its port. Empty if the first part of the name
+    /// looks like a domain but is not a valid domain.
     pub fn domain(&self) -> &str {
         &self.domain
     }
@@ -150,7 +150,7 @@ impl FromStr for Tag {
 }
 
 impl Reference {
-    /// Parses a reference as Docker does, in familiar or full form.
+    /// Parses a reference as Docker does, with a short name (`httpd`) or a full name.
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         if text.len() == 64 && text.bytes().all(is_lower_hex) {
             return Err(ReferenceError::Identifier);
@@ -164,8 +164,8 @@ impl Reference {
             let (path, tag, digest) = split_reference(&remainder);
             return Self::assemble(domain, path, tag, digest);
         }
-        // If the first component looks like a domain but is not valid as one, it may
-        // still be the beginning of a path.
+        // If the first part of the name looks like a domain but is not a valid domain,
+        // the whole name may still be a valid path without a domain.
         let whole = format!("{domain}/{remainder}");
         let (path, tag, digest) = split_reference(&whole);
         Self::assemble("", path, tag, digest)
@@ -198,7 +198,7 @@ impl Reference {
         })
     }
 
-    /// The same reference with this digest.
+    /// Adds a digest to the reference.
     pub fn pinned(self, digest: Digest) -> Self {
         Self {
             digest: Some(digest),
@@ -255,7 +255,8 @@ impl FromStr for Reference {
     }
 }
 
-/// Splits a text into the registry that it names or implies, and the rest of the text.
+/// Splits an image name into the registry and the path. The registry is docker.io if the
+/// name has none.
 fn split_domain(text: &str) -> (&str, String) {
     let Some((first, rest)) = text.split_once('/') else {
         return (DEFAULT_DOMAIN, format!("{OFFICIAL_NAMESPACE}{text}"));
@@ -337,8 +338,8 @@ fn all_dashes(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == b'-')
 }
 
-/// Serde functions for references in familiar form, as Docker's reference store writes
-/// them.
+/// Serde functions for references with short names (`httpd:1`), as in Docker's reference
+/// store.
 pub(crate) mod familiar {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -356,7 +357,7 @@ pub(crate) mod familiar {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
 
@@ -535,7 +536,7 @@ mod tests {
     fn a_short_digest_is_told_how_many_digits_it_lacks() {
         assert_eq!(
             refused("a@sha256:0123456789ab").to_string(),
-            "a sha256 digest has 64 hexadecimal digits, this one has 12"
+            "a sha256 digest has 64 hexadecimal digits, but this digest has 12"
         );
     }
 }

@@ -1,17 +1,18 @@
-//! Image archive that an engine writes as a stream. digestfix puts a member of its own
-//! before it, and checks that the stream is complete.
+//! The image archive that an engine writes as a stream. digestfix inserts its own file at
+//! the beginning of the archive, and checks that the stream is complete.
 
 use std::io::{self, Read};
 
 use tar::{Archive, Builder, Header};
 
-/// The number of zero bytes at the end of an archive (POSIX.1-2017, pax, "ustar
+/// The number of zero bytes that mark the end of a tar archive (POSIX.1-2017, pax, "ustar
 /// Interchange Format").
 const END: u64 = 1024;
 
 const BLOCK: u64 = 512;
 
-/// The bytes of one tar member, for writing before the engine's archive.
+/// Builds one tar header with its content. digestfix writes these bytes before the
+/// engine's archive.
 pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     let mut header = Header::new_ustar();
     header.set_size(u64::try_from(content.len()).map_err(io::Error::other)?);
@@ -19,7 +20,8 @@ pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     archive.append_data(&mut header, name, content)?;
     let mut bytes = archive.into_inner()?;
-    // Remove the zeros at the end, because the engine's archive ends with its own.
+    // Remove the zero bytes that mark the end of an archive, because the engine's archive
+    // follows.
     bytes.truncate(
         bytes
             .len()
@@ -28,9 +30,9 @@ pub fn member(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads an archive to its end. An archive without an end marker is an error: an engine
-/// that fails during the export appends its error message to the stream, and ends the
-/// response as if the export had succeeded (moby `api/server/router/image`,
+/// Reads an archive to its end. Fails if the archive has no end marker, because the
+/// engine's export has then failed. A failing engine appends its error message to the
+/// stream, and otherwise ends the response normally (moby `api/server/router/image`,
 /// `getImagesGet`).
 pub fn read_through(stream: impl Read) -> io::Result<()> {
     let mut stream = Tail::new(stream);
@@ -44,7 +46,7 @@ pub fn read_through(stream: impl Read) -> io::Result<()> {
     stream.ends_behind(members_end)
 }
 
-/// Counts the bytes that were read from a stream, and the zeros at the end of them.
+/// Counts the bytes of a stream, and the zero bytes at its end.
 pub struct Tail<R> {
     stream: R,
     read: u64,
@@ -61,14 +63,14 @@ impl<R: Read> Tail<R> {
     }
 
     /// Reads the rest of an archive whose last member ends at `members_end`. Fails if the
-    /// archive is cut short, or if something follows its end.
+    /// archive is cut short, or if other data follows its end.
     pub fn ends_behind(mut self, members_end: u64) -> io::Result<()> {
         io::copy(&mut self, &mut io::sink())?;
         match self.read.checked_sub(members_end) {
             Some(rest) if rest >= END && self.zeros >= rest => Ok(()),
-            Some(rest) if rest >= END => {
-                Err(io::Error::other("something follows the end of the archive"))
-            }
+            Some(rest) if rest >= END => Err(io::Error::other(
+                "other data follows the end of the archive",
+            )),
             _ => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "the archive is cut short",
@@ -92,7 +94,7 @@ impl<R: Read> Read for Tail<R> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,5 @@
-//! Selects the images to carry to another host, and the names under which to save them,
-//! so that they have the same names on that host.
+//! Selects the images to carry to another host, and the names to pass to `docker save`.
+//! The images keep their names on the other host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,19 +10,19 @@ use crate::claims::source::collected::Collected;
 use crate::image::digest::ImageId;
 use crate::image::reference::{Reference, ReferenceError};
 
-/// A user's name for an image.
+/// An image as the user names it on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
-    /// A repository, a tag, a digest, or a pin with both.
+    /// A repository, a tag, a digest, or `NAME:TAG@DIGEST`.
     Named(Reference),
     /// The first digits of an ID.
     Id(String),
-    /// Either of the two: `cafe` may be a repository or the beginning of an image ID.
+    /// A repository or the beginning of an image ID: the text `cafe` could be both.
     NamedOrId(Reference, String),
 }
 
 impl Wanted {
-    /// The name, if it is one that Docker can pull.
+    /// The name that Docker can pull. `None` for an image ID.
     pub const fn name(&self) -> Option<&Reference> {
         match self {
             Self::Named(name) | Self::NamedOrId(name, _) => Some(name),
@@ -35,12 +35,12 @@ impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Named(name) | Self::NamedOrId(name, _) => name.fmt(f),
-            Self::Id(hex) => write!(f, "image whose ID alone begins with sha256:{hex}"),
+            Self::Id(hex) => write!(f, "a single image whose ID begins with sha256:{hex}"),
         }
     }
 }
 
-/// The images that files name, each as a name to look up.
+/// The names of all images that the files mention.
 pub fn wanted_by(collected: &Collected) -> Vec<Wanted> {
     let named = collected.named.iter().cloned();
     let claimed = collected.claims.iter().filter_map(|claim| {
@@ -90,27 +90,29 @@ pub struct Stock<'a> {
     /// Whether Docker's image IDs are the digests of manifests or indexes, as they are
     /// with the containerd image store.
     pub ids_are_digests: bool,
-    /// Digest references whose manifest the engine saves only if it is asked to save the
-    /// reference itself.
+    /// Digest references that `docker save` must get as arguments. Otherwise, their
+    /// manifests are missing from the archive.
     pub apart: &'a BTreeSet<Reference>,
 }
 
 /// One image to carry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Carried {
-    /// The image's tags, which loading the archive restores.
+    /// The image's tags, which `docker load` restores from the archive.
     pub tags: BTreeSet<Reference>,
     pub digests: BTreeSet<Reference>,
-    /// The digest references whose manifest the engine does not save along with a tag.
+    /// Digest references whose manifest is missing from the archive if `docker save` gets
+    /// only the image's tag as an argument.
     apart: BTreeSet<Reference>,
-    /// Pins whose tag does not exist on this host. The other host gives the tag to the
-    /// image.
+    /// Pinned references (`NAME:TAG@DIGEST`) whose tag does not exist on this host. The
+    /// other host adds the tag to the image.
     pub pins: BTreeSet<Reference>,
 }
 
 impl Carried {
-    /// The names under which to save the image: its tags, because loading the archive
-    /// restores them. If the image has no tags, its digests. If it has neither, its ID.
+    /// The image's names for `docker save`: its tags, because `docker load` restores
+    /// tags. An image without tags is saved by its digests, and an image with neither
+    /// tags nor digests by its ID.
     pub fn asked(&self, image: &ImageId) -> Vec<String> {
         let names: Vec<&Reference> = match (self.tags.is_empty(), self.digests.is_empty()) {
             (false, _) => self.tags.iter().chain(&self.apart).collect(),
@@ -125,8 +127,8 @@ impl Carried {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     pub images: BTreeMap<ImageId, Carried>,
-    /// Pins whose tag points at another image on this host. Such a pin is carried without
-    /// its tag.
+    /// Pinned references (`NAME:TAG@DIGEST`) whose tag points at another image on this
+    /// host. Only the digest of such a reference is carried.
     pub moved: Vec<Reference>,
     /// Names that no image on this host has.
     pub missing: Vec<Wanted>,
@@ -176,7 +178,8 @@ impl Selection {
             .tag()
             .map(|tag| repository.clone().with_tag(tag.clone()));
         let Some(image) = digest.as_ref().or(tag.as_ref()).map(image_of) else {
-            // A repository without a tag means all its images, as in `docker save`.
+            // A repository without a tag means all images of the repository, as in
+            // `docker save`.
             for (reference, image) in of_repository() {
                 self.take(reference, image, stock);
             }
@@ -186,7 +189,7 @@ impl Selection {
             return false;
         };
         for (reference, other) in of_repository() {
-            // If the user named no tag, the image is carried with all its tags.
+            // If the user gave no tag, carry the image with all its tags.
             let is_meant = reference.digest().is_some() || tag.is_none();
             if other == image && is_meant {
                 self.take(reference, image, stock);
@@ -241,7 +244,7 @@ impl Selection {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::claims::source::read_text;
@@ -258,7 +261,7 @@ mod tests {
         Reference::parse(text).unwrap()
     }
 
-    /// The names to save, and the digests and pins to carry with them.
+    /// The names to save, and the digests and pinned references to carry with the images.
     fn selected(wanted: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
         let selection = select(&[wanted]);
         assert_eq!(selection.missing, [], "{wanted}");

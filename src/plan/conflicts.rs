@@ -1,4 +1,5 @@
-//! Conflicts between the targets of a plan.
+//! Conflicts between the claims of a plan, found after each claim is resolved to a
+//! reference and an image.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use crate::plan::resolver::Route;
 use crate::plan::{Refusal, Request, Target};
 use crate::store::repositories::Store;
 
-/// The targets, by reference.
+/// The resolved claims, grouped by reference.
 pub(super) struct Wanted<'a> {
     targets: BTreeMap<&'a Reference, Vec<&'a Target>>,
 }
@@ -28,7 +29,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Refuses changes with less trust than the request requires.
+/// Refuses changes whose trust is lower than the level that the request requires.
 pub(super) fn too_weak(
     targets: &[Target],
     required: Option<Trust>,
@@ -74,14 +75,14 @@ pub(super) fn contradictions(wanted: &Wanted, removals: &[Reference]) -> Vec<Ref
     found
 }
 
-/// Whether a target is a new reference for which there is only an asserted claim.
+/// Whether a claim adds or moves a reference and has no evidence.
 fn is_unsupported(target: &Target) -> bool {
     target.trust == Trust::Asserted && !target.holds
 }
 
-/// Refuses two different digests for one image in one repository if one of them is only
-/// asserted. With `--replace`, two typed digests are accepted, because the user asks for
-/// both.
+/// Refuses two different digests for one image in one repository if one of the digests
+/// has no evidence. With `--replace`, digestfix accepts two typed digests, because the
+/// user asks for both.
 pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal> {
     let mut groups: BTreeMap<(&Repository, &ImageId), Vec<&Target>> = BTreeMap::new();
     for target in targets {
@@ -94,15 +95,16 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     }
     let mut found = Vec::new();
     for ((_, image), group) in groups {
-        // Report each unsupported digest together with the best digest. A supported digest
-        // is better than a digest from a file, and that is better than a typed one.
+        // Report each digest without evidence together with the best digest. A digest
+        // with evidence is better than a digest from a file. A digest from a file is
+        // better than a typed digest.
         let Some(best) = group
             .iter()
             .min_by_key(|target| (is_unsupported(target), target.typed))
         else {
             continue;
         };
-        // Report each digest once, because a chart may repeat a pin.
+        // Report each digest once, because a chart may repeat a pinned reference.
         let mut told: BTreeSet<&Reference> = BTreeSet::from([&best.reference]);
         for weak in group.iter().filter(|target| is_unsupported(target)) {
             if request.replace && weak.typed && best.typed || !told.insert(&weak.reference) {
@@ -127,8 +129,8 @@ pub(super) fn two_digests(targets: &[Target], request: &Request) -> Vec<Refusal>
     found
 }
 
-/// Refuses unsupported digests that already belong to another image, according to a
-/// reference on this host or another claim.
+/// Refuses a claimed digest without evidence if another claim, or a reference on this
+/// host, gives the same digest to another image.
 pub(super) fn one_digest_two_images(
     targets: &[Target],
     store: &Store,
@@ -153,8 +155,8 @@ pub(super) fn one_digest_two_images(
         let (reference, image) = (target.reference.clone(), target.image.clone());
         (target.claim.clone(), reference, image)
     });
-    // Keep at most two different images for each digest. That is enough: any image
-    // differs from at least one of the two.
+    // Keep at most two different images for each digest. Two images are enough to find a
+    // conflict, because each claim's image differs from at least one of the two.
     let mut known: BTreeMap<Digest, Vec<(String, Reference, ImageId)>> = BTreeMap::new();
     for (name, reference, image) in here.chain(claimed) {
         let Some(digest) = reference.digest().cloned() else {
@@ -172,8 +174,8 @@ pub(super) fn one_digest_two_images(
         let Some(digest) = digest.filter(|_| is_unsupported(target)) else {
             continue;
         };
-        // Another refusal, [`Refusal::Contradiction`], covers two images for one
-        // reference.
+        // If two claims give one reference to different images,
+        // [`Refusal::Contradiction`] reports the conflict.
         let other = known.get(digest).into_iter().flatten().find(|other| {
             let (_, reference, image) = other;
             *image != target.image && *reference != target.reference
@@ -193,13 +195,12 @@ pub(super) fn one_digest_two_images(
     found
 }
 
-/// Refuses claims whose meaning the request itself changes. A claim must mean the same
-/// before and after the change.
+/// Refuses a claim if another part of the same request would make the claim mean another
+/// image. A claim must mean the same image before and after the change.
 ///
-/// If a claim finds its image by a reference, nothing in the request may move or drop
-/// that reference. A claim about the only image of a repository is met as soon as its
-/// digest is recorded. Such a claim is ambiguous only if another claim moves a reference
-/// of that image.
+/// If a claim finds its image by a reference, no other part of the request may move or
+/// drop that reference. `NAME@DIGEST` means the only image of a repository. Such a claim
+/// is ambiguous only if another claim moves a reference of that image.
 pub(super) fn moving_ground(
     targets: &[Target],
     wanted: &Wanted,
@@ -220,8 +221,8 @@ pub(super) fn moving_ground(
                 .filter(|other| !other.holds)
                 .map(|other| &other.claim)
                 .collect();
-            // A move of a reference begins with a drop of the reference. Report only the
-            // move.
+            // If a claim moves a reference to another image, `drops` contains the
+            // reference too. Report only the move.
             let dropped = dropped.filter(|_| movers.is_empty());
             found.extend(
                 movers

@@ -1,5 +1,5 @@
-//! Hints: images and names on this host that may be meant by a claim for which no image
-//! was found.
+//! Hints: if digestfix finds no image for a claim, the hints list images and names on
+//! this host that the claim may mean.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,17 +12,17 @@ use crate::store::repositories::Store;
 /// The most images or names that one sentence lists.
 const MOST_NAMED: usize = 3;
 
-/// Images and names on this host that may be meant by claims whose repository this host
-/// does not have.
+/// For claims whose repository does not exist on this host: images and names on this host
+/// that the claims may mean.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// The images without a name on this host. Empty if no claim may be about one of
-    /// them.
+    /// The images without a name on this host. Empty if no claim could mean such an
+    /// image.
     pub nameless: Vec<ImageId>,
     /// The first claim whose repository this host does not have, as `NAME@DIGEST`.
     pub example: Option<String>,
-    /// Names on this host whose last part equals the last part of a claim's name, each
-    /// with the `--rewrite` rule that renames the claim's name to the name on this host.
+    /// Names on this host that end like the name in a claim. Each has the `--rewrite`
+    /// rule that turns the claim's name into the name on this host.
     pub alike: BTreeMap<String, String>,
 }
 
@@ -31,7 +31,7 @@ impl Hints {
         self.nameless.is_empty() && self.alike.is_empty()
     }
 
-    /// Notes a claim that found no image.
+    /// Collects hints for a claim for which digestfix found no image.
     pub(super) fn see(&mut self, claim: &Claim, here: &Here<'_>) {
         let (Some(repository), Some(digest)) = (repository_of(claim), claim.digest()) else {
             return;
@@ -51,7 +51,7 @@ impl Hints {
     }
 }
 
-/// Displays a list of images: the IDs of the first few, and the number of the others.
+/// Displays a list of images: the first few IDs, and how many images are omitted.
 pub(super) struct Ids<'a>(pub &'a [ImageId]);
 
 impl fmt::Display for Ids<'_> {
@@ -77,7 +77,7 @@ impl fmt::Display for Hints {
             let example = self.example.as_deref().unwrap_or("NAME@DIGEST");
             write!(
                 f,
-                "{have}: {}. If that is the image, claim {example}={first}",
+                "{have}: {}. If you mean this image, claim {example}={first}",
                 Ids(&self.nameless)
             )?;
         }
@@ -88,20 +88,20 @@ impl fmt::Display for Hints {
             };
             write!(
                 f,
-                "{separator}this host has the name {name}; if that is the same image, add --rewrite {rule}"
+                "{separator}this host has an image named {name}; if you mean this image, add --rewrite {rule}"
             )?;
         }
         Ok(())
     }
 }
 
-/// Names on this host that resemble the name in a claim, which may be mistyped or belong to
-/// another registry.
+/// Names on this host that resemble the name in a claim. The claim's name may be
+/// mistyped, or belong to another registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Near {
     pub names: Vec<String>,
-    /// The claim with the similar name in place of its own name, if that claim would be
-    /// about an image on this host.
+    /// The claim, corrected to use the similar name. `None` if this host has no image for
+    /// the corrected claim.
     pub instead: Option<String>,
 }
 
@@ -118,7 +118,7 @@ impl fmt::Display for Near {
     }
 }
 
-/// Two names with more different letters than this are not similar.
+/// The most letters in which two similar names may differ.
 const NEAR: usize = 2;
 
 /// The repositories on a host, grouped by the last part of their names.
@@ -149,8 +149,9 @@ impl<'a> Here<'a> {
         self.store.entries_of(&name).next().is_some()
     }
 
-    /// The repositories that the user may mean: the same last part in another registry or
-    /// directory, or else a name that differs in one or two letters.
+    /// The repositories that the user may mean: those with the same last part in another
+    /// registry or directory. If there are none, the names that differ in one or two
+    /// letters.
     pub(super) fn near(&self, repository: &Repository) -> Vec<&Repository> {
         let full = repository.full();
         let mut found: Vec<&Repository> = match self.by_last_part.get(last_part(&full)) {
@@ -165,8 +166,9 @@ impl<'a> Here<'a> {
         found
     }
 
-    /// The only name on this host with the same last part, and the rule that renames
-    /// `repository` to it. `None` if there are several such names.
+    /// The only repository on this host with the same last part, and the `--rewrite` rule
+    /// that renames `repository` to that name. `None` if this host has several such
+    /// repositories.
     fn alike(&self, repository: &Repository) -> Option<(String, String)> {
         let full = repository.full();
         match self.by_last_part.get(last_part(&full))?.as_slice() {
@@ -179,7 +181,7 @@ impl<'a> Here<'a> {
 fn is_near(one: &str, other: &str) -> bool {
     // The shorter the names, the fewer letters may differ.
     let most = NEAR.min(last_part(one).len().max(last_part(other).len()) / 3);
-    // Compare the lengths first: that is cheap, and rules out most names.
+    // Compare the lengths first, because this cheap check rules out most names.
     one.len().abs_diff(other.len()) <= most && strsim::osa_distance(one, other) <= most
 }
 
@@ -187,8 +189,8 @@ fn last_part(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
-/// The rule that renames one name to another. The rule omits the last parts that both
-/// names share.
+/// The `--rewrite` rule that renames one repository to another. The rule omits the last
+/// parts of the names if both names share them.
 fn rule(from: &str, to: &str) -> String {
     let (mut from, mut to) = (from, to);
     while let (Some((one, last)), Some((other, other_last))) =

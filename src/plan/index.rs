@@ -1,4 +1,5 @@
-//! An index in the sources that lacks the manifest for this host's platform.
+//! An index whose manifest for this host's platform is missing from the files that the
+//! user brought.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +11,12 @@ use crate::image::reference::Repository;
 use crate::plan::Request;
 use crate::store::repositories::Store;
 
-/// The manifest that the user must bring along with an index: the one for this host's
-/// platform.
+/// The manifest that the user must bring together with an index: the manifest for this
+/// host's platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingManifest {
     repository: Option<Repository>,
-    /// The manifests that the index lists but no source contains, with their platforms.
+    /// The manifests that the index lists but no file contains, with their platforms.
     parts: Vec<(Digest, Option<Platform>)>,
     /// The manifest for the platform of the images on this host.
     wanted: Option<(Digest, Platform)>,
@@ -25,7 +26,7 @@ pub struct MissingManifest {
 const MAX_PARTS: usize = 5;
 
 impl MissingManifest {
-    /// The missing manifests of an index. `None` if none is missing.
+    /// Finds the missing manifests of an index. `None` if no manifest is missing.
     pub fn of(
         evidence: &Evidence,
         index: &Digest,
@@ -57,8 +58,8 @@ impl fmt::Display for MissingManifest {
         if let Some((digest, platform)) = &self.wanted {
             return write!(
                 f,
-                "only the manifest for {platform} shows which image it is. Where the registry answers: \
-                 skopeo inspect --raw docker://{name}@{digest} >FILE; then add --from FILE"
+                "only the manifest for {platform} shows which image the index means. On a host that \
+                 reaches the registry: skopeo inspect --raw docker://{name}@{digest} >FILE; then add --from FILE"
             );
         }
         f.write_str("the manifest for this host's platform is missing: ")?;
@@ -74,15 +75,15 @@ impl fmt::Display for MissingManifest {
         }
         write!(
             f,
-            ". Where the registry answers: skopeo inspect --raw docker://{name}@DIGEST >FILE; then add \
-             --from FILE"
+            ". On a host that reaches the registry: skopeo inspect --raw docker://{name}@DIGEST >FILE; then \
+             add --from FILE"
         )
     }
 }
 
 /// Adds evidence from this host's own references to the request. If an index lists the
-/// digest of a reference, the digest of the index belongs to the reference's image too.
-/// `None` if no reference has such a digest.
+/// digest of a reference on this host, the index's digest also belongs to that
+/// reference's image. `None` if no index lists the digest of a reference on this host.
 pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Request> {
     let mut parts: BTreeMap<&Digest, Vec<&Digest>> = BTreeMap::new();
     for index in request.evidence.indexes() {
@@ -99,7 +100,7 @@ pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Reques
     let mut informed = request.clone();
     for (reference, image) in here {
         let indexes = reference.digest().and_then(|digest| parts.get(digest));
-        let origin = format!("this host's references, by {reference}");
+        let origin = format!("this host's reference {reference}");
         for index in indexes.into_iter().flatten() {
             informed
                 .evidence

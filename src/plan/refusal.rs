@@ -1,4 +1,4 @@
-//! Refusal: why a request cannot be met, and how the user can resolve that.
+//! Refusal: why digestfix refuses a request, and what the user can do about it.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use crate::claims::trust::Trust;
 use crate::image::digest::ImageId;
 use crate::plan::hints::{Ids, Near};
 
-/// Which image has the ID that was given as a digest: the claim's own image or another.
+/// If a claim contains an image ID in place of a digest: whether the claim's own image or
+/// another image has that ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     Own,
@@ -31,10 +32,11 @@ pub enum Refusal {
     NoSuchReference {
         claim: String,
         reference: String,
-        /// The other references of the repository.
+        /// All references of the repository on this host.
         others: Vec<String>,
         near: Box<Near>,
-        /// The images without a name, if the repository has no reference.
+        /// The images without a name on this host. Empty if the repository has
+        /// references.
         nameless: Vec<ImageId>,
     },
     #[error(
@@ -64,7 +66,9 @@ pub enum Refusal {
         name: String,
         images: Vec<String>,
     },
-    #[error("{claim}: image {image} is not on this host (no config of that ID in the image store)")]
+    #[error(
+        "{claim}: image {image} is not on this host (the image store has no config with this ID)"
+    )]
     ImageMissing { claim: String, image: String },
     #[error(
         "{claim}: {digest} is {whose}, not a digest. A digest is the hash of the manifest that a registry \
@@ -82,10 +86,11 @@ pub enum Refusal {
         present: String,
         wanted: String,
     },
-    #[error("{claim}: the image has another digest in this repository already, {present}")]
+    #[error("{claim}: the image already has another digest in this repository: {present}")]
     OtherDigest { claim: String, present: String },
     #[error(
-        "{claim}: the image has {present} in this repository, but that is {whose}; no registry serves it"
+        "{claim}: this host records {present} for the image, but the digest is {whose}, which no registry \
+         serves"
     )]
     ImageIdInTheWay {
         claim: String,
@@ -122,18 +127,19 @@ pub enum Refusal {
         listed: Box<Listed>,
         /// The image that the claim means.
         image: String,
-        /// The platform of that image.
+        /// The platform of the image that the claim means.
         own: String,
     },
     #[error(
-        "{claim}: this gives {digest} to image {image}, and {other} gives it to {other_image}. \
+        "{claim}: the claim gives {digest} to image {image}, and {other} gives it to {other_image}. \
          Only the digest of an index can belong to two images"
     )]
     OneDigestTwoImages {
         claim: String,
         digest: String,
         image: String,
-        /// Another claim, or a reference on this host.
+        /// The other claim, or the reference on this host, that gives the digest to
+        /// another image.
         other: String,
         other_image: String,
     },
@@ -147,18 +153,18 @@ pub enum Refusal {
         first: String,
         second: String,
         image: String,
-        /// Whether the sources have the second digest's manifest, in OCI's format.
+        /// Whether the files contain the second digest's manifest, in OCI's format.
         second_is_oci: bool,
     },
     #[error(
-        "{claim}: this is only {trust}, and --require asks for {required}{}",
+        "{claim}: the claim is only {trust}, and --require asks for {required}{}",
         converted(*.strange_oci)
     )]
     TooWeak {
         claim: String,
         trust: Trust,
         required: Trust,
-        /// Whether the sources contain an OCI manifest of an image that is not on this
+        /// Whether the files contain an OCI manifest of an image that is not on this
         /// host.
         strange_oci: bool,
     },
@@ -173,7 +179,10 @@ pub enum Refusal {
         /// The repository that contains the entry.
         repository: String,
     },
-    #[error("{claim} finds its image by {reference}, which {mover} changes at the same time")]
+    #[error(
+        "{claim} finds its image by {reference}, but the same request changes this reference: \
+         {mover}"
+    )]
     MovingGround {
         claim: String,
         reference: String,
@@ -182,8 +191,8 @@ pub enum Refusal {
     #[error("{0}")]
     ChangedSince(Box<Since>),
     #[error(
-        "{reference}: it pointed at {image} before transaction {transaction}, and that image is \
-         not on this host any more"
+        "{reference}: before transaction {transaction}, the reference pointed at {image}, which is no longer \
+         on this host"
     )]
     FormerImageGone {
         reference: String,
@@ -192,40 +201,41 @@ pub enum Refusal {
     },
 }
 
-/// The change of a reference after the transaction to roll back.
+/// A reference that changed again after the transaction that the user wants to roll back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{reference}: transaction {transaction} {}, and now it {}{}",
+    "{reference}: transaction {transaction} {}, and now the reference {}{}",
     .made.as_ref().map_or("removed it".to_owned(), |image| format!("pointed it at {image}")),
-    .now.as_ref().map_or("is not there".to_owned(), |image| format!("points at {image}")),
+    .now.as_ref().map_or("does not exist".to_owned(), |image| format!("points at {image}")),
     .by.as_ref().map_or(String::new(), |id| format!(", since transaction {id}"))
 )]
 pub struct Since {
     pub reference: String,
     pub transaction: String,
-    /// The image that the transaction pointed the reference at. `None` if it removed
-    /// the reference.
+    /// The image that the reference pointed at after the transaction. `None` if the
+    /// transaction removed the reference.
     pub made: Option<String>,
     pub now: Option<String>,
-    /// The arguments of an apply after which the rollback can go on.
+    /// Arguments for `digestfix apply`. After that command, the rollback can continue.
     pub first: String,
-    /// The later transaction that changed the reference. `None` if no transaction
-    /// did.
+    /// The later transaction that changed the reference. `None` if another program
+    /// changed the reference.
     pub by: Option<String>,
 }
 
 /// The kind of reference or digest that conflicts with a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Displaced {
-    /// An image ID that was recorded as a digest. Replacing it loses nothing.
+    /// An image ID that Docker records as a digest. To replace an image ID with a digest
+    /// loses nothing.
     ImageId,
-    /// A reference or digest that may be right.
+    /// A reference or digest that may be correct. So `--replace` may lose information.
     Other,
 }
 
 impl Refusal {
-    /// The kind of reference that `--replace` would replace. `None` if `--replace` is not
-    /// enough to meet the claim.
+    /// The kind of reference that `--replace` would replace. `None` if the claim fails
+    /// even with `--replace`.
     pub const fn displaces(&self) -> Option<Displaced> {
         match self {
             Self::ImageIdInTheWay { .. } => Some(Displaced::ImageId),
@@ -248,31 +258,34 @@ impl Refusal {
             Self::NoSuchReference { near, .. } | Self::EmptyRepository { near, .. }
                 if !near.names.is_empty() =>
             {
-                "name the one that you mean, or load the image first"
+                "if you mean the image with the similar name, write that name. If your claim is \
+                 right, load the image first"
             }
             Self::NoSuchReference { nameless, .. } | Self::EmptyRepository { nameless, .. }
                 if !nameless.is_empty() =>
             {
-                "if it is one of the images without a name, claim NAME@sha256:HEX=IMAGE-ID; or load the \
-                 image first"
+                "if you mean an image without a name, claim NAME@sha256:HEX=IMAGE-ID; or load the image \
+                 first"
             }
             Self::NoSuchReference { others, .. } if !others.is_empty() => {
-                "name one that is here, or load the image first"
+                "write a name that this host has, or load the image first"
             }
             Self::NoSuchReference { .. }
             | Self::EmptyRepository { .. }
             | Self::ImageMissing { .. }
             | Self::FormerImageGone { .. } => {
-                "load the image first. To see what is here: digestfix status"
+                "load the image first. To see the images on this host: digestfix status"
             }
             Self::SeveralImages { .. } => {
-                "say which image is meant, by its tag (NAME:TAG@sha256:HEX) or its ID (NAME@sha256:HEX=IMAGE)"
+                "name the image by its tag (NAME:TAG@sha256:HEX) or by its ID (NAME@sha256:HEX=IMAGE)"
             }
-            Self::NoSuchImage { .. } => "see which IDs are here: digestfix status --no-trunc",
-            Self::AmbiguousImage { .. } => "write more of the ID",
+            Self::NoSuchImage { .. } => {
+                "to see the image IDs on this host: digestfix status --no-trunc"
+            }
+            Self::AmbiguousImage { .. } => "write more digits of the image ID",
             Self::DigestIsImageId { .. } => {
-                "on a host that pulled the image: docker images --digests; or digestfix export, then its \
-                 file here: --from FILE"
+                "to see the digest, on a host that pulled the image: docker images --digests; or run \
+                 digestfix export there, and bring its file: --from FILE"
             }
             Self::ImageIdInTheWay { .. } => "run the same command with --replace",
             Self::OtherPlatform { .. } => {
@@ -281,18 +294,18 @@ impl Refusal {
             }
             Self::PointsElsewhere { .. } => "to move the reference: --replace",
             Self::OtherDigest { .. } => "to drop the other digest: --replace",
-            Self::Contradiction { .. } => "leave one of the two out",
+            Self::Contradiction { .. } => "leave out one of the two that contradict each other",
             Self::OtherImages { .. } => {
                 "claim the digest that docker images --digests shows on the host that pulled \
                  this image, or load the image that has this digest"
             }
             Self::OneDigestTwoImages { .. } => {
-                "bring the index with its manifests (digestfix export, on a host that pulled it; then --from FILE), or \
-                 leave one of the claims out"
+                "bring the index and its manifests (digestfix export, on a host that pulled the image; then --from \
+                 FILE), or leave out one of the claims"
             }
             Self::TwoDigests { .. } => {
                 "bring the manifests (digestfix export, on a host that pulled the image; then --from FILE), or leave \
-                 one of the claims out"
+                 out one of the claims"
             }
             Self::TooWeak { .. } => {
                 "bring evidence (digestfix export, on a host that pulled the image; then --from \
@@ -305,10 +318,10 @@ impl Refusal {
                 "write one tag (NAME:TAG), one digest (NAME@sha256:HEX) or a key. To see the keys that Docker \
                  ignores: digestfix status"
             }
-            Self::BesideReference { .. } => "the entry does no harm: leave it",
+            Self::BesideReference { .. } => "the entry does no harm: leave the entry as it is",
             Self::ChangedSince(since) => {
                 return format!(
-                    "to roll back all the same: digestfix apply {}; then run the same command again",
+                    "to roll back anyway: digestfix apply {}; then run the same command again",
                     since.first
                 );
             }
@@ -317,9 +330,8 @@ impl Refusal {
     }
 }
 
-/// Explains why skopeo's oci: and oci-archive: do not prove a digest. skopeo converts an
-/// image from Docker's format, which changes its config and therefore its ID, and its
-/// manifest and therefore its digest.
+/// Explains why an image that skopeo copied to oci: or oci-archive: does not prove a
+/// digest. The conversion from Docker's format changes the image ID and the digest.
 pub const CONVERTED: &str = "One manifest is in OCI's format. If a tool converted it from Docker's format \
                              (as skopeo does for oci: and oci-archive:), its digest and image ID differ from \
                              those in the registry. These commands keep the registry's bytes: skopeo copy \
@@ -341,7 +353,7 @@ fn known(others: &[String]) -> String {
     }
 }
 
-/// The text that lists images without a name, one of which the claim may mean.
+/// Lists the images without a name on this host, because the claim may mean one of them.
 fn maybe(nameless: &[ImageId]) -> String {
     match nameless {
         [] => String::new(),

@@ -24,12 +24,13 @@ use lookup::Lookup;
 
 /// How a claim found its image.
 pub(super) enum Route {
-    /// The claim found its image by the image's ID, or because the claim is already met.
+    /// The claim contains the image's ID, evidence names the image, or the claim is
+    /// already true on this host.
     Id,
-    /// The claim finds its image by this reference.
+    /// The claim means the image that this reference points at.
     Named(Reference),
-    /// The claim means the only image of a repository. Contains all references to the
-    /// image in that repository.
+    /// The claim means the only image of a repository. The list contains all references
+    /// to the image in that repository.
     OnlyImage(Vec<Reference>),
 }
 
@@ -37,8 +38,8 @@ pub(super) struct Resolver<'a> {
     store: &'a Store,
     images: &'a dyn Images,
     lookup: Lookup<'a>,
-    /// Digests in the request that are also image IDs: a reference on this host points at
-    /// such an ID.
+    /// Claimed digests that are in fact image IDs, because a reference on this host
+    /// points at an image with that ID.
     pointed_at: BTreeSet<&'a str>,
     nameless: OnceCell<Vec<ImageId>>,
     platform: OnceCell<Option<Platform>>,
@@ -62,7 +63,8 @@ pub(super) struct Found {
     pub skipped: Option<Skipped>,
 }
 
-/// A claim's reference and image, before a check against the evidence.
+/// A lead: the reference and image that a claim may mean. [`Resolver::judged`] checks it
+/// against the evidence.
 type Lead = (Reference, ImageId, Route);
 
 impl<'a> Resolver<'a> {
@@ -86,13 +88,14 @@ impl<'a> Resolver<'a> {
         self.platform.get_or_init(first).clone()
     }
 
-    /// The images that no reference points at and no other image is built on.
+    /// The images that have no reference and are not the parent of another image.
     pub(super) fn nameless(&self) -> &[ImageId] {
         self.nameless
             .get_or_init(|| nameless(self.store, self.images))
     }
 
-    /// Resolves a claim to its targets, each with the route by which its image was found.
+    /// Resolves a claim to references and images. A [`Route`] shows how digestfix found
+    /// each image.
     pub(super) fn targets(&self, claim: &Claim, request: &Request) -> Result<Found, Refusal> {
         let leads = match (&claim.statement, &claim.origin) {
             (
@@ -176,10 +179,9 @@ impl<'a> Resolver<'a> {
         Ok(found)
     }
 
-    /// The reason for skipping a claim from a list, if the claim or this host has an
-    /// image ID in place of a digest, and no evidence shows which digest is right.
-    /// Because the claim is skipped and not refused, the other claims of the list still
-    /// apply.
+    /// The reason to skip a claim from a file: either the claim or a reference on this
+    /// host has an image ID in place of a digest. No evidence shows the right digest. The
+    /// other claims of the file still apply.
     fn is_of_an_id(
         &self,
         reference: &Reference,
@@ -207,8 +209,8 @@ impl<'a> Resolver<'a> {
             })
     }
 
-    /// Whether the digest is an image ID, of this image or of another. `None` if it is
-    /// not.
+    /// Whether the digest is in fact the ID of this image or of another image. `None` if
+    /// the digest is not an image ID.
     fn id_for_digest(&self, digest: &Digest, image: &ImageId) -> Option<Whose> {
         if digest.to_string() == image.to_string() {
             return Some(Whose::Own);
@@ -216,7 +218,8 @@ impl<'a> Resolver<'a> {
         self.is_image_id(digest).then_some(Whose::Another)
     }
 
-    /// Checks a lead against the evidence, and makes it a target.
+    /// Checks the reference and image of a claim against the evidence. Fails if the
+    /// evidence contradicts the claim.
     fn judged(
         &self,
         claim: &Claim,
@@ -277,8 +280,8 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Refuses a digest that an index in the sources lists for a platform other than that
-    /// of the image.
+    /// Refuses a claimed digest if an index lists that digest for another platform than
+    /// the platform of the image.
     fn refuse_other_platform(
         &self,
         claim: &Claim,
@@ -314,8 +317,8 @@ impl<'a> Resolver<'a> {
         self.lookup.find(reference)
     }
 
-    /// The references to remove before the target can be added. For each, there is a
-    /// refusal to report if the reference must not be removed.
+    /// The references that digestfix must remove before it can apply a claim. Each has a
+    /// refusal, which digestfix reports if the user does not allow the removal.
     pub(super) fn in_the_way(
         &self,
         target: &Target,
@@ -335,8 +338,8 @@ impl<'a> Resolver<'a> {
             ));
         }
         // An image may have two digests: that of its index, and that of its manifest. But
-        // if a user typed a digest without evidence, it may be meant to replace the other
-        // digest.
+        // if a user typed a digest without evidence, the user may want to replace the
+        // other digest.
         if target.reference.digest().is_none() || target.trust > Trust::Asserted && !request.replace
         {
             return found;

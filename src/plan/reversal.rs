@@ -18,14 +18,15 @@ use crate::sys::shell;
 pub struct Reversal {
     pub id: String,
     pub changes: Vec<Change>,
-    /// The changes to entries that Docker ignores.
+    /// The changes to reference store entries that Docker ignores.
     pub entries: Vec<EntryChange>,
     /// The changes of later transactions, newest first.
     pub later: Vec<Later>,
-    /// For each former reference, the claim for which an earlier transaction wrote that
-    /// reference.
+    /// For each reference that the rollback restores: the claim for which an earlier
+    /// transaction wrote this reference.
     pub bases: BTreeMap<(Reference, ImageId), Basis>,
-    /// The manifests of the changed references, if Docker loaded the references.
+    /// The manifests of the changed references. Empty unless the transaction used `docker
+    /// load`.
     pub evidence: Box<Evidence>,
     /// containerd's root directory, if the user named it.
     pub containerd_root: Option<PathBuf>,
@@ -37,7 +38,7 @@ pub struct Later {
     pub change: Change,
 }
 
-/// The claim for which a former reference was written.
+/// The claim for which an earlier transaction wrote a reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Basis {
     pub claim: String,
@@ -46,8 +47,8 @@ pub struct Basis {
 }
 
 impl Reversal {
-    /// Of the later transactions that these refusals name, the newest one. The user must
-    /// undo that one first.
+    /// The newest of the later transactions that these refusals name. The user must undo
+    /// that transaction first.
     pub fn first_in_the_way(&self, refusals: &[Refusal]) -> Option<&str> {
         let named = |id: &str| {
             refusals.iter().any(
@@ -86,8 +87,8 @@ impl Reversal {
 }
 
 impl Plan {
-    /// Plans how to undo a transaction's changes in this store. `images` are the images
-    /// whose config is in the image store.
+    /// Plans how to undo a transaction's changes in this store. `images` contains every
+    /// image whose config is in Docker's image store.
     pub fn reversing(
         store: &Store,
         images: &dyn Images,

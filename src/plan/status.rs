@@ -17,7 +17,7 @@ use crate::store::repositories::Store;
 /// One row, like those of `docker images --digests`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// The repository, in familiar form.
+    /// The repository's short name, such as `httpd`.
     pub repository: String,
     pub tag: Option<String>,
     pub digest: Option<String>,
@@ -25,7 +25,7 @@ pub struct Row {
     pub image_id: String,
     pub state: State,
     /// The trust in the digest. `None` if digestfix did not record the digest and no
-    /// manifest proves it.
+    /// manifest proves the digest.
     pub trust: Option<Trust>,
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,24 +38,26 @@ pub enum State {
     Ok,
     /// The image has no digest in this repository.
     NoDigest,
-    /// This host has the layers unpacked, but not in the form that the registry serves.
-    /// The image runs by the digest, but Docker cannot save or push it by the digest.
+    /// This host has the unpacked layers, but not the compressed layers that the registry
+    /// serves. Docker can run the image by its digest, but cannot save or push it by its
+    /// digest.
     RunsOnly,
-    /// The digest was made up when an archive was imported, so no registry has it.
+    /// An import or `docker save` generated the manifest with this digest, so no registry
+    /// has the digest.
     MadeUp,
     /// The digest is the ID of an image on this host.
     DigestIsImageId,
     ImageMissing,
-    /// The engine cannot use the entry.
+    /// Docker cannot parse this entry of the reference store.
     Unparsable,
-    /// No reference points at the image, and no other image is built on it.
+    /// The image has no reference, and is not the parent of another image.
     Nameless,
 }
 
-/// The text that stands for the name of an image without a name.
+/// The text that `status` shows in place of a name for an image without a name.
 const NO_NAME: &str = "<none>";
 
-/// The images that no reference points at and no other image is built on.
+/// The images that have no reference and are not the parent of another image.
 pub(crate) fn nameless(store: &Store, images: &dyn Images) -> Vec<ImageId> {
     let mut leaves = images.leaves();
     for entry in store.entries() {
@@ -81,7 +83,8 @@ impl State {
         Self::Nameless,
     ];
 
-    /// Whether the state means that a pin fails or the image cannot be used.
+    /// Whether the state means that Docker cannot run the image, or cannot find the image
+    /// by a digest.
     pub const fn is_problem(self) -> bool {
         match self {
             Self::Ok | Self::RunsOnly | Self::Nameless => false,
@@ -94,7 +97,7 @@ impl State {
     }
 }
 
-/// Rows that can be listed several times, one after another.
+/// A source of rows. A caller can read all rows more than once.
 pub trait Rows: fmt::Debug {
     /// Passes each row to `give`, sorted by repository, tag and digest.
     fn each(&self, give: &mut dyn FnMut(&Row));
@@ -123,7 +126,8 @@ impl Selection {
     }
 }
 
-/// Whether the name matches the row. The last parts of the row's repository suffice.
+/// Whether the name matches the row. The name may omit the first parts of the row's
+/// repository.
 pub fn names(name: &Reference, row: &Row) -> bool {
     let repository = name.repository().familiar();
     let begins = row.repository.strip_suffix(repository.as_str());
@@ -134,7 +138,7 @@ pub fn names(name: &Reference, row: &Row) -> bool {
         && (digest.is_none() || digest == row.digest)
 }
 
-/// The rows of a selection.
+/// The rows that the user selected.
 #[derive(Debug)]
 pub struct Selected<R> {
     pub rows: R,
@@ -157,9 +161,10 @@ impl<R: Rows> Rows for Selected<R> {
 pub struct Listing {
     store: Store,
     images: BTreeSet<ImageId>,
-    /// The references, in familiar form, of which this host has only the unpacked layers.
+    /// The references (with short names such as `httpd`) whose image exists on this host
+    /// only as unpacked layers.
     hollow: BTreeSet<String>,
-    /// The references, in familiar form, with a digest that was made up at import.
+    /// The references (with short names such as `httpd`) in state [`State::MadeUp`].
     made_up: BTreeSet<String>,
     /// The images without a name, whose rows come last.
     nameless: Vec<ImageId>,
@@ -168,8 +173,8 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// The rows of a store. `known` returns the trust and origin of a digest, and is
-    /// called once for each digest.
+    /// Lists the rows of a store. Calls `known` once for each digest, to get the digest's
+    /// trust and origin.
     pub fn new(
         store: Store,
         images: BTreeSet<ImageId>,
@@ -224,7 +229,8 @@ impl Rows for Listing {
                     row.trust = Some(*trust);
                     row.origin = Some(origin.to_string());
                 }
-                // Few stores have such references, but a store may have a million rows.
+                // Skip this check if no reference needs it, because a store may have a
+                // million rows.
                 if !(self.hollow.is_empty() && self.made_up.is_empty())
                     && let (State::Ok, Some(digest)) = (row.state, &row.digest)
                 {
@@ -253,7 +259,7 @@ impl Rows for Listing {
     }
 }
 
-/// Every entry of the store as rows. `known` returns the trust and origin of a digest.
+/// Returns all rows of the store. `known` returns the trust and origin of a digest.
 pub fn rows(
     store: &Store,
     images: &BTreeSet<ImageId>,
@@ -343,8 +349,8 @@ fn of_image(
     rows
 }
 
-/// The values, or a single `None` if there are no values. A single `None` makes the row
-/// of an image without a tag or without a digest.
+/// The values, or a single `None` if there are no values. The `None` becomes the row of
+/// an image that has no tag or no digest.
 fn some_or_none<T>(values: impl Iterator<Item = T>) -> Vec<Option<T>> {
     let mut found: Vec<Option<T>> = values.map(Some).collect();
     if found.is_empty() {

@@ -8,8 +8,8 @@ use crate::image::platform::Platform;
 const BEFORE: &str = include_str!("../../tests/fixtures/seed/before.json");
 const AFTER: &str = include_str!("../../tests/fixtures/seed/after.json");
 
-/// Replaces short names: `%1` by an image ID, `&1` by a digest. An ID begins with the
-/// name repeated eight times; a digest ends with it.
+/// Replaces short names in test data: `%1` becomes an image ID, and `&1` becomes a
+/// digest.
 fn spelled(text: &str) -> String {
     let mut spelled = String::new();
     let mut characters = text.chars();
@@ -29,7 +29,7 @@ fn spelled(text: &str) -> String {
     spelled
 }
 
-/// A store of `REF IMAGE` pairs.
+/// Builds a reference store from `REF IMAGE` lines.
 fn store(lines: &[&str]) -> Store {
     let mut store = Store::parse(b"{}").unwrap();
     for line in lines {
@@ -41,7 +41,7 @@ fn store(lines: &[&str]) -> Store {
     store
 }
 
-/// The images `%1` to `%9`.
+/// The IDs of nine test images.
 fn images() -> BTreeSet<ImageId> {
     "123456789"
         .chars()
@@ -102,8 +102,8 @@ fn plan(store: &Store, request: &Request) -> Plan {
     plan
 }
 
-/// Checks that a transaction can undo the plan, except for references to images that are
-/// not on this host, and that a second undo changes nothing.
+/// Checks that a transaction can undo the plan, and that a second undo changes nothing. A
+/// reference to an image that is not on this host cannot be restored.
 fn is_reversible(store: &Store, plan: &Plan) {
     let reversal = Reversal {
         changes: plan.changes.clone(),
@@ -146,7 +146,7 @@ fn refusal(store: &Store, request: &Request) -> Refusal {
     found.remove(0)
 }
 
-/// The change as `REF FROM TO` lines.
+/// The plan's changes, each as a line `REF FROM TO`.
 fn changes(plan: &Plan) -> Vec<String> {
     plan.changes
         .iter()
@@ -169,7 +169,7 @@ fn expect(store: &Store, request: &Request, expected: &[&str]) -> Plan {
     plan
 }
 
-// The edit of `repositories.json` by hand that digestfix replaces.
+// The change that people made to `repositories.json` by hand before digestfix existed.
 
 const TAG_CLAIM: &str = "jettech/kube-webhook-certgen:v1.5.1=sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34";
 const DIGEST_CLAIM: &str = "jettech/kube-webhook-certgen@sha256:dabbfbe0c57b6e5cd4bc089818d3f664acfad496dc741c9a501e72d15e803b34=sha256:a013daf8730dbb3908d66f67c57053f09055fddb28fde0b5808cb24c27900dc8";
@@ -222,7 +222,7 @@ fn the_hand_edit_types_an_image_id_for_a_digest() {
     assert_eq!(hand_edit(false, false).unwrap_err().len(), 2);
 }
 
-// Claims that are met.
+// Claims that the plan applies.
 
 #[test]
 fn each_form_of_claim_adds_one_reference() {
@@ -274,12 +274,12 @@ fn one_image_may_get_two_digests_in_one_request() {
         assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
         expect(&before, &replacing(&pair), &added);
     }
-    // One of the two digests is already recorded, and is claimed too.
+    // The store already records one of the two claimed digests.
     let half = store(&["a:1 %1", "a@&c %1"]);
     let refused = refusal(&half, &claims(&["a:1@&c", "a:1@&d"]));
     assert!(matches!(refused, Refusal::TwoDigests { .. }), "{refused}");
     expect(&half, &replacing(&["a:1@&c", "a:1@&d"]), &["a@&d - %1"]);
-    // Of three digests, the one that no claim names is dropped.
+    // The image has a third digest that no claim names. `--replace` drops it.
     let third = store(&["a:1 %1", "a@&e %1"]);
     expect(
         &third,
@@ -349,8 +349,8 @@ fn a_digest_moves_only_with_leave() {
     expect(&store, &replacing(&["a:2@&c"]), &["a@&c %1 %2"]);
 }
 
-/// With many claims, the lookup groups the images of whole repositories instead of
-/// searching for each claim.
+/// The lookup handles a request with many claims differently from a request with one
+/// claim. Both must find the same image.
 #[test]
 fn among_many_claims_a_claim_means_what_it_means_alone() {
     let store = store(&["a:1 %1", "a:2 %2", "a@&c %1", "b:1 %1"]);
@@ -391,7 +391,7 @@ fn a_digest_that_stands_in_two_ways_at_once() {
         &replacing(&["a:2@&c"]),
         &["a@&c %1 %2", "a@&d %2 -"],
     );
-    // The claims swap two digests: each replaced digest is claimed for the other image.
+    // Two claims swap the digests of two images.
     expect(
         &store,
         &replacing(&["a:2@&c", "a:1@&d"]),
@@ -438,7 +438,7 @@ fn removals() {
     );
 }
 
-/// The request that `--remove` makes of these keys.
+/// Builds the request for `--remove` with these arguments.
 fn dropping(keys: &[&str]) -> Request {
     let reference = |key: &str| {
         let reference = Reference::parse(key).ok();
@@ -457,8 +457,9 @@ fn dropping(keys: &[&str]) -> Request {
     }
 }
 
-/// Docker ignores an entry whose key is not a reference, belongs to another repository, or
-/// is only a name. `--remove` removes such an entry by its key.
+/// Docker ignores an entry of `repositories.json` if its key is not a reference, belongs
+/// to another repository, or has neither tag nor digest. `--remove KEY` removes such an
+/// entry.
 #[test]
 fn what_docker_passes_over_is_dropped_by_its_key() {
     let (one, two) = (spelled("%1"), spelled("%2"));
@@ -508,11 +509,11 @@ fn an_image_is_an_orphan_if_nothing_that_the_engine_counts_is_left() {
     for (rest, orphaned) in [
         (r#""b":{}"#, true),
         (r#""b":{"b:1":"%1"}"#, false),
-        // A reference under the wrong repository still counts for its image, although no
-        // lookup finds it.
+        // Docker still counts a reference that is listed under the wrong repository,
+        // although no lookup finds it.
         (r#""b":{"c:1":"%1"}"#, false),
         (r#""b":{"b":"%1"}"#, false),
-        // The engine skips this reference when it reads the file.
+        // Docker cannot parse this reference, and skips it.
         (r#""b":{"b:@&c":"%1"}"#, true),
     ] {
         let file = spelled(&format!(
@@ -528,7 +529,7 @@ fn an_image_is_an_orphan_if_nothing_that_the_engine_counts_is_left() {
     }
 }
 
-// Refusals, one by one.
+// One test for each kind of refusal.
 
 #[test]
 fn a_tag_that_is_not_there() {
@@ -654,7 +655,8 @@ fn a_name_that_is_both_a_repository_and_the_beginning_of_an_id() {
     );
     expect(&ambiguous, &claims(&["a:1=11:latest"]), &["a:1 - %2"]);
     expect(&ambiguous, &claims(&["a:1=sha256:11"]), &["a:1 - %1"]);
-    // Either the repository and the ID mean the same image, or only one of them exists.
+    // The text is not ambiguous if both meanings lead to one image, or if only one
+    // meaning exists.
     expect(
         &store(&["11:latest %1"]),
         &claims(&["a:1=11"]),
@@ -668,7 +670,8 @@ fn a_name_that_is_both_a_repository_and_the_beginning_of_an_id() {
     expect(&store(&["11:1 %2"]), &claims(&["a:1=11"]), &["a:1 - %1"]);
 }
 
-/// Lists every possible meaning, even if several image IDs begin with the prefix.
+/// The refusal lists the image of the repository and both images whose ID begins with the
+/// text.
 #[test]
 fn a_name_that_is_a_repository_and_the_beginning_of_two_ids() {
     let store = store(&["11:latest %2"]);
@@ -699,7 +702,8 @@ fn an_image_without_a_config() {
 
 #[test]
 fn an_image_id_for_a_digest() {
-    // %b has no config, but a reference points at it, so it counts as an image ID too.
+    // `%b` counts as an image ID because a reference points at it, although the image's
+    // config is missing.
     let store = store(&["a:1 %1", "b:1 %b"]);
     for (claim, id, whose) in [
         ("a:1@%1", "%1", Whose::Own),
@@ -781,7 +785,8 @@ fn a_digest_is_of_one_image_unless_that_is_shown() {
             "{found:?}"
         );
     }
-    // A reference that the request removes or moves is not a conflict.
+    // A reference does not conflict with a claim if the same request removes or moves the
+    // reference.
     plan(&here, &removing(&["b@&b"], claims(&["a:1@&b"])));
     plan(&here, &replacing(&["a:1@&b", "b@&b=%1"]));
     plan(
@@ -806,8 +811,8 @@ fn a_claim_does_not_go_by_what_moves() {
             "a:1",
             "--remove a:1",
         ),
-        // A reference by which a claim finds its image is displaced by another claim, or
-        // by that claim itself.
+        // A claim finds its image by a reference, and a claim of the same request drops
+        // that reference.
         (replacing(&["c:1=b@&b", "b@&d=%1"]), "b@&b", "b@&d=%1"),
         (replacing(&["b@&d=b@&b"]), "b@&b", "b@&d=b@&b"),
     ] {
@@ -821,7 +826,8 @@ fn a_claim_does_not_go_by_what_moves() {
             "{found:?}"
         );
     }
-    // In a swap, each claim finds its image by a reference that the other claim moves.
+    // Two claims swap two tags by name. Each claim finds its image by a tag that the
+    // other claim moves, so digestfix refuses both.
     assert_eq!(
         refusals(&store, &replacing(&["a:1=a:2", "a:2=a:1"])).len(),
         2
@@ -831,7 +837,7 @@ fn a_claim_does_not_go_by_what_moves() {
         &replacing(&["a:1=%2", "a:2=%1"]),
         &["a:1 %1 %2", "a:2 %2 %1"],
     );
-    // A claim that is already met does not move its reference.
+    // The claim `a:1=%1` is already true, so it does not move the tag.
     expect(&store, &claims(&["a:1@&c", "a:1=%1"]), &["a@&c - %1"]);
     expect(
         &store,
@@ -840,8 +846,8 @@ fn a_claim_does_not_go_by_what_moves() {
     );
 }
 
-/// `NAME@DIGEST` means the only image that the repository has now. The claim is ambiguous
-/// if the same request gives the repository's tag to another image.
+/// `NAME@DIGEST` means the only image of a repository. The claim is ambiguous if the same
+/// request moves the repository's tag to another image.
 #[test]
 fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
     let store = store(&["a:1 %1", "a@&c %1", "b:1 %2"]);
@@ -850,7 +856,7 @@ fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
         Refusal::MovingGround { reference, mover, .. }
             if reference == "a:1" && mover == spelled("a:1=%2")
     ));
-    // The digest is already recorded, so the claim is not ambiguous.
+    // The store already records the digest, so the claim is not ambiguous.
     expect(&store, &replacing(&["a@&c", "a:1=%2"]), &["a:1 %1 %2"]);
     expect(
         &store,
@@ -859,8 +865,8 @@ fn the_only_image_is_not_one_that_loses_its_tag_to_another() {
     );
 }
 
-/// A claim must mean the same before and after the change. `11` means the beginning of an
-/// ID only while no repository has the name `11`.
+/// `11` means an image ID that begins with 11, but only while no repository has the name
+/// `11`. The same request must not create that repository.
 #[test]
 fn a_beginning_of_an_id_does_not_become_a_repository_on_the_way() {
     let store = store(&["a:1 %1"]);
@@ -893,8 +899,8 @@ fn all_reasons_are_given_together() {
         ]),
     );
     let found = refusals(&store, &request);
-    // One refusal for each claim, and two for a:1@&d, because its tag moves and the image
-    // has another digest.
+    // Each claim has one refusal. Only `a:1@&d` has two, because its tag moves and its
+    // image has another digest.
     assert_eq!(found.len(), 10, "{found:#?}");
     for (index, refusal) in found.iter().enumerate() {
         assert!(!refusal.to_string().is_empty());
@@ -902,7 +908,7 @@ fn all_reasons_are_given_together() {
     }
 }
 
-// Undoing a plan's changes.
+// Tests of `take_back`, which undoes a plan's changes.
 
 #[test]
 fn take_back_leaves_what_others_did_since() {
@@ -934,9 +940,8 @@ fn take_back_leaves_what_others_did_since() {
         plan.take_back(&mut store);
         store
     };
-    // The changes of other programs stay: references that they added, references of the
-    // plan that they changed or removed, and references that they added again after the
-    // plan dropped them.
+    // `take_back` keeps every reference that another program added, changed or removed
+    // after the plan was applied.
     assert_eq!(
         with(&["e:1 %6", "a:2 %6"], &[]),
         store(&["a:1 %1", "a:2 %6", "a@&c %1", "b:1 %2", "c:1 %3", "e:1 %6"])
@@ -980,7 +985,7 @@ fn entries_without_use_survive_every_change() {
     assert_eq!(plan.after.unknown_keys().collect::<Vec<_>>(), ["x", "y"]);
 }
 
-// Claims from files, and evidence from files.
+// Tests of claims and evidence from files.
 
 fn digest(name: &str) -> Digest {
     spelled(name).parse().unwrap()
@@ -990,8 +995,8 @@ fn id(name: &str) -> ImageId {
     spelled(name).parse().unwrap()
 }
 
-/// Claims from `PLACE CLAIM` lines. A claim is a pin, a record (`NAME@DIGEST=IMAGE`) or
-/// the digest of a manifest.
+/// Builds a request from `PLACE CLAIM` lines. A claim is a pinned reference,
+/// `NAME@DIGEST=IMAGE`, or the digest of a manifest.
 fn sourced(lines: &[&str], evidence: Evidence) -> Request {
     let claim = |line: &&str| {
         let line = spelled(line);
@@ -1020,7 +1025,7 @@ fn requiring(require: Trust, request: Request) -> Request {
     }
 }
 
-/// Evidence with manifests in the file F, from `DIGEST IMAGE` lines.
+/// Builds evidence from `DIGEST IMAGE` lines: file F contains a manifest for each line.
 fn proof(format: Format, lines: &[&str]) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines {
@@ -1038,7 +1043,8 @@ fn proof(format: Format, lines: &[&str]) -> Evidence {
     evidence
 }
 
-/// Evidence with another host's records in the file R, from `DIGEST IMAGE` lines.
+/// Builds evidence from `DIGEST IMAGE` lines: according to file R, another host recorded
+/// these digests.
 fn records(lines: &[&str]) -> Evidence {
     let mut evidence = Evidence::default();
     for line in lines {
@@ -1048,7 +1054,7 @@ fn records(lines: &[&str]) -> Evidence {
     evidence
 }
 
-/// The targets of a plan, as `NAME TRUST ORIGIN` lines.
+/// The resolved claims of a plan, as `NAME TRUST ORIGIN` lines.
 fn bases(plan: &Plan) -> Vec<String> {
     plan.targets
         .iter()
@@ -1129,8 +1135,8 @@ fn a_pin_without_a_tag_goes_by_what_is_known_and_then_by_the_only_image() {
         &sourced(&["P b@&b"], records(&["&b %3"])),
         &["b@&b - %3"],
     );
-    // Another host recorded the digest for another image, so the digest does not belong
-    // to the only image on this host.
+    // Another host recorded the digest for another image. So the digest does not belong
+    // to the repository's only image on this host.
     let known = spelled("sha256:") + &"5".repeat(64);
     let mut elsewhere = Evidence::default();
     assert!(elsewhere.add_record(digest("&a"), known.parse().unwrap(), "R"));
@@ -1265,7 +1271,8 @@ fn two_pins_of_one_image_need_a_proof() {
     };
     assert!(first.contains("P:1") && second.contains("P:2"), "{refused}");
 
-    // Proof for one digest is not evidence for the other.
+    // A manifest proves only one of the two claimed digests, so digestfix refuses the
+    // claims.
     for (format, hinted) in [(Format::Oci, true), (Format::Docker, false)] {
         let request = sourced(&pins, proof(format, &["&a %1"]));
         let refused = refusal(&host, &request).to_string();
@@ -1289,7 +1296,8 @@ fn a_pin_beside_another_digest_that_is_here() {
     for evidence in [proof(Format::Oci, &["&a %1"]), records(&["&a %1"])] {
         expect(&host, &sourced(&["P a:1@&a"], evidence), &["a@&a - %1"]);
     }
-    // The recorded digest is proven. The new digest may belong to the index.
+    // A manifest proves the digest that the store records. The claimed digest may belong
+    // to the index.
     expect(
         &host,
         &sourced(&["P a:1@&a"], proof(Format::Oci, &["&c %1"])),
@@ -1302,7 +1310,7 @@ fn less_than_what_is_required_changes_nothing() {
     let host = store(&["a:1 %1", "b:1 %2", "c:1 %3", "d:1 %4", "d@&d %4"]);
     let mut evidence = proof(Format::Oci, &["&a %1"]);
     assert!(evidence.add_record(digest("&b"), id("%2"), "R"));
-    // A claim that is already met needs no trust.
+    // `--require` does not refuse a claim that is already true on this host.
     let request = sourced(
         &["P:1 a:1@&a", "P:2 b:1@&b", "P:3 c:1@&c", "P:4 d:1@&d"],
         evidence,
@@ -1354,7 +1362,7 @@ fn of_several_images_of_a_digest_the_one_in_the_repository_is_meant() {
 fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
     let host = store(&["b:1 %2"]);
     let evidence = || proof(Format::Oci, &["&a %1"]);
-    // The image has no name, so the pin's tag becomes its name.
+    // The image has no name on this host, so digestfix also adds the tag from the claim.
     for (claim, added) in [
         ("a@&a", &["a@&a - %1"][..]),
         ("a:1@&a", &["a:1 - %1", "a@&a - %1"]),
@@ -1367,7 +1375,7 @@ fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
         let file = sourced(&[&format!("P {claim}")], evidence());
         expect(&host, &file, added);
     }
-    // The tag points at another image.
+    // On this host, the claim's tag points at another image.
     let taken = store(&["a:1 %2"]);
     let typed = Request {
         evidence: evidence(),
@@ -1377,7 +1385,8 @@ fn what_was_brought_along_resolves_a_typed_pin_as_one_in_a_file() {
         let refused = refusal(&taken, &request);
         assert!(matches!(refused, Refusal::OtherImages { .. }), "{refused}");
     }
-    // Evidence takes precedence over the rule that the repository's only image is meant.
+    // `NAME@DIGEST` means the image that the evidence names, not the only image of the
+    // repository.
     let typed = Request {
         evidence: evidence(),
         ..claims(&["a@&a"])
@@ -1405,7 +1414,7 @@ fn an_image_id_for_a_digest_does_not_refuse_a_list() {
         ]
     );
     assert_eq!(found.changes.len(), 1);
-    // A typed claim is refused, and the refusal says what to do next.
+    // digestfix refuses such a claim if the user typed it.
     let found = refusals(&host, &claims(&["b:1@&b", "c:1@&c"]));
     assert!(matches!(found[0], Refusal::ImageIdInTheWay { .. }));
     let displaced = found.iter().map(Refusal::displaces);
@@ -1417,7 +1426,7 @@ fn an_image_id_for_a_digest_does_not_refuse_a_list() {
         ..sourced(&["P:3 b:1@&b"], Evidence::default())
     };
     expect(&host, &listed, &right);
-    // A digest with proof is added beside the image ID.
+    // digestfix adds a proven digest, and leaves the recorded image ID in place.
     let proven = sourced(&["P:3 b:1@&b"], proof(Format::Docker, &["&b %2"]));
     expect(&host, &proven, &["b@&b - %2"]);
 }
@@ -1437,13 +1446,13 @@ fn a_claim_that_finds_no_image_may_be_about_one_without_a_name() {
         hints.ends_with("--rewrite r.io=docker.io/mirror"),
         "{hints}"
     );
-    // This host has the claim's repository, so the claim is about another version of the
-    // image.
+    // This host has the claim's repository, so the claim probably means another version
+    // of the image.
     let known = plan(&host, &sourced(&["P b:2@&b"], Evidence::default()));
     assert!(known.hints.is_empty());
 }
 
-/// A set of images for the same platform.
+/// A set of images that all have the same platform.
 struct OnArm(BTreeSet<ImageId>);
 
 impl Images for OnArm {
@@ -1507,7 +1516,8 @@ fn tags_that_others_set_are_left_to_them() {
     assert_eq!(found.targets.len(), 2, "what is here holds");
     let tag = Reference::parse("a:1").unwrap();
     assert!(found.after.get(&tag).is_none());
-    // `without_new_tags` keeps a typed tag, because its caller refuses it.
+    // `without_new_tags` keeps a tag that the user typed. The code that calls this
+    // function refuses the typed tag.
     let typed = plan(&host, &claims(&["a:1=%1"]));
     let typed = typed.without_new_tags(|_, _| String::new());
     assert_eq!(typed.changes.len(), 1);

@@ -10,10 +10,10 @@ use crate::report::table::Widths;
 use crate::report::text::{Text, Tone};
 use crate::report::{Report, basis};
 
-/// The most claims to name among those that hold already.
+/// The maximum number of claims that the text names as already true.
 const MOST_HELD: usize = 5;
 
-/// The most files to name as sources of the digests.
+/// The maximum number of files to name as sources of the digests.
 const MOST_ORIGINS: usize = 20;
 
 impl Report {
@@ -30,9 +30,11 @@ impl Report {
                 && !keys.any(|key| key.is_ok_and(|key| key == *removal))
             {
                 match self.is_unread(removal) {
-                    false => self.say(format!("  {removal} is not there, nothing to remove")),
+                    false => self.say(format!(
+                        "  {removal} does not exist, so there is nothing to remove"
+                    )),
                     true => self.say(Tone::Doubtful.of(format!(
-                        "! {removal} is not in the file, but Docker still has it"
+                        "! {removal} is not in the file, but Docker still has this reference"
                     ))),
                 }
             }
@@ -56,31 +58,32 @@ impl Report {
         }
         for image in &plan.orphans {
             self.say(Tone::Doubtful.of(format!(
-                "! image {image} is left without any reference{}",
+                "! image {image} has no reference after this change{}",
                 match self.is_of_node() {
-                    true => "; `crictl rmi --prune` or the kubelet would delete it",
-                    false => "; `docker image prune` would delete it",
+                    true => "; `crictl rmi --prune` or the kubelet would delete the image",
+                    false => "; `docker image prune` would delete the image",
                 }
             )));
         }
     }
 
-    /// Prints the claims that hold already: names the first ones, and counts the others.
+    /// Prints the claims that are true already: names the first few, and counts the
+    /// others.
     fn say_what_holds(&self, plan: &Plan) {
         let holding = plan.targets.iter().filter(|target| target.holds);
         let (stale, held): (Vec<_>, Vec<_>) =
             holding.partition(|target| self.is_unread(&target.reference));
         for target in stale {
             self.say(Tone::Doubtful.of(format!(
-                "! {} is in the file, but Docker has not read it",
+                "! {} is in the file, but Docker has not read the file yet",
                 target.claim
             )));
         }
         for target in held.iter().take(MOST_HELD) {
-            self.say(format!("  {} holds already", target.claim));
+            self.say(format!("  {} is already true", target.claim));
         }
         if let Some(more @ 1..) = held.len().checked_sub(MOST_HELD) {
-            self.say(format!("  and {more} more hold already"));
+            self.say(format!("  and {more} more are already true"));
         }
     }
 }
@@ -111,7 +114,7 @@ fn each_line(plan: &Plan, cut: Cut, mut give: impl FnMut([Text; 3])) {
     }
 }
 
-/// The target of the claim that justifies an added digest. `None` for any other change.
+/// The claim that justifies an added digest. `None` if the change does not add a digest.
 fn basis_of<'a>(plan: &'a Plan, change: &Change) -> Option<&'a Target> {
     change.to.as_ref()?;
     change.reference.digest()?;
@@ -147,7 +150,7 @@ fn origins(plan: &Plan) -> Vec<String> {
     lines
 }
 
-/// The file in the origin of a claim, without the line number.
+/// The file that a claim comes from. `origin` may also contain a line number.
 fn file_of(origin: &str) -> &str {
     match origin.rsplit_once(':') {
         Some((file, line))

@@ -18,7 +18,8 @@ pub(super) enum Cut {
 
 impl Cut {
     /// The `Cut` that shortens as little as possible, so that a table fits in `room`
-    /// columns. `names` are the names in the table, and `all` returns its width.
+    /// columns. `names` are the names in the table, and `all` returns the table's width
+    /// for a given `Cut`.
     pub fn for_room(
         room: Option<usize>,
         names: impl Iterator<Item = String>,

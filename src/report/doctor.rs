@@ -27,7 +27,7 @@ impl Report {
                 ]
             })
             .collect();
-        // Pass no width, so that sentences are not folded.
+        // Pass no width, so that `columns` does not fold the sentences.
         for (line, finding) in columns(&rows, None).into_iter().zip(&findings) {
             let next = finding.next.as_ref();
             let next = next.map(|next| Tone::Strong.of("  Next:").and(format!(" {next}")));
@@ -69,7 +69,10 @@ fn summary(findings: &[Finding]) -> String {
     let warnings = some(count(State::Warning), "warning");
     match count(State::NotSeen) {
         0 => format!("{verdict}. {warnings}."),
-        unseen => format!("{verdict}. {warnings}, {unseen} not seen."),
+        unseen => format!(
+            "{verdict}. {warnings}, {} not possible.",
+            some(unseen, "check")
+        ),
     }
 }
 
@@ -90,7 +93,7 @@ mod tests {
         findings.push(Finding::not_seen(Check::Claims, ""));
         assert_eq!(
             summary(&findings),
-            "1 problem would stop an apply; nothing was touched. 1 warning, 1 not seen."
+            "1 problem would stop an apply; nothing was touched. 1 warning, 1 check not possible."
         );
     }
 }

@@ -16,8 +16,8 @@ use crate::state::history::{Claimed, Record, Side};
 use crate::state::method::Method;
 use crate::transaction::outcome::Step;
 
-/// The version of the JSON object. New fields do not raise it. Removing or redefining a
-/// field does.
+/// The version of the JSON object. A new field does not raise the version. Removing or
+/// redefining a field raises the version.
 pub const JSON_VERSION: u32 = 1;
 
 /// What went wrong, the state of the host, and the next step.
@@ -140,7 +140,8 @@ pub(super) struct ArchiveDocument {
     pub bytes: u64,
 }
 
-/// An archive whose images are on this host.
+/// An archive whose images are on this host, because Docker loaded them or had them
+/// already.
 #[derive(Debug, Serialize)]
 pub struct LoadedArchive {
     pub file: Option<PathBuf>,
@@ -153,7 +154,8 @@ pub struct LoadedArchive {
 #[serde(rename_all = "snake_case")]
 pub enum ArchiveResult {
     Loaded,
-    /// The images were already on this host, so the archive was not sent.
+    /// The images were already on this host, so digestfix did not send the archive to
+    /// Docker.
     Here,
 }
 

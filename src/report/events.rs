@@ -58,7 +58,7 @@ impl Event {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,7 +91,11 @@ mod tests {
     #[test]
     fn the_catalog_explains_each_event_and_no_other() {
         let ids: BTreeSet<_> = ALL.iter().map(|event| event.message_id()).collect();
-        assert_eq!(ids.len(), ALL.len(), "no two have the same");
+        assert_eq!(
+            ids.len(),
+            ALL.len(),
+            "no two events have the same MESSAGE_ID"
+        );
         let explained: BTreeSet<_> = catalog().into_keys().collect();
         assert_eq!(explained, ids);
     }

@@ -13,8 +13,8 @@ impl Report {
         let unread: Vec<String> = gaps.unread.iter().map(Reference::familiar).collect();
         if !unread.is_empty() {
             self.warning(&format!(
-                "for this machine's platform, containerd's content store has no image of {} (if the store is \
-                 elsewhere: --containerd-root DIR)",
+                "containerd's content store lacks these images for this machine's platform: {} (if \
+                 the store is elsewhere: --containerd-root DIR)",
                 unread.join(", ")
             ));
         }
@@ -22,8 +22,8 @@ impl Report {
     }
 
     /// Warns about images without a name. Names each image by the digest of its manifest,
-    /// because Docker shows this digest as the image's ID. The ID in claims is a
-    /// different one.
+    /// because Docker shows this digest as the image's ID. Claims do not use this digest
+    /// as the image ID.
     fn nameless(&mut self, images: &[Digest]) {
         const NAMED: usize = 3;
         let shown: Vec<String> = images.iter().take(NAMED).map(ToString::to_string).collect();
@@ -38,8 +38,8 @@ impl Report {
                 false => "docker tag",
             };
             self.warning(&format!(
-                "images here have no name, so they cannot have a digest: {}{more}. Name one \
-                 first: {tag} {first} NAME:TAG",
+                "some images on this host have no name, so they cannot have a digest: {}{more}. \
+                 Name an image first: {tag} {first} NAME:TAG",
                 shown.join(", ")
             ));
         }
@@ -53,11 +53,11 @@ impl Report {
             several => format!("of {} of these digests", several.len()),
         };
         self.warning(&format!(
-            "Docker {has} the layers {whose} only in unpacked form, without the compressed blobs that the \
-             registry serves. Containers can be run by the digest. But docker save and docker commit by the \
-             digest leave the layers out AND SAY NOTHING, and docker push and FROM in BuildKit fail. Before \
-             Docker 29, docker images may not list the image, or docker image inspect may show no \
-             configuration. For all of these, use the tag"
+            "Docker {has} the layers {whose} only unpacked, without the compressed blobs of the \
+             registry. If you name the image by its digest: docker run works; docker save and \
+             docker commit omit the layers without an error; docker push and FROM in BuildKit \
+             fail. Before Docker 29, docker images may not list the image, or docker image inspect \
+             may show no configuration. So name the image by its tag"
         ));
     }
 }

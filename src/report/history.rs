@@ -48,8 +48,8 @@ impl Report {
 }
 
 impl Transaction {
-    /// The row of the transaction in the table. The ID in it contains the time at which
-    /// the transaction began.
+    /// The row of the transaction in the table. The ID of the transaction contains the
+    /// time at which the transaction began.
     fn line(&self, cut: Cut) -> [Text; 4] {
         let record = &self.record;
         let result = match self.rolled_back_by {

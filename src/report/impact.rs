@@ -20,13 +20,13 @@ impl Report {
             self.paragraph("Docker is not running, and digestfix leaves it stopped.");
         } else {
             self.paragraph(format!(
-                "Applying this stops and starts {}.",
+                "To apply these changes, digestfix stops and starts {}.",
                 restarts.join(", ")
             ));
         }
         if !impact.carried_along.is_empty() {
             self.say(format!(
-                "Stopped along with it, and started again: {}.",
+                "These units stop and start together with Docker: {}.",
                 impact.carried_along.join(", ")
             ));
         }
@@ -82,21 +82,21 @@ fn effects(impact: &Impact) -> Vec<String> {
         (impact.switches_live_restore(), &impact.live_restore)
     {
         lines.push(format!(
-            "To keep them running, digestfix switches live-restore on in {}, and restores the file \
-             afterwards.",
+            "To keep containers running, digestfix enables live-restore in the file {}, and \
+             restores the file afterwards.",
             config_file.display()
         ));
     }
     if impact.switches_live_restore() && !impact.forgotten_by_reload.is_empty() {
         lines.push(format!(
-            "Until its next start, dockerd then ignores {} on its command line.",
+            "After the run, dockerd ignores {} on its command line until it starts again.",
             impact.forgotten_by_reload.join(", ")
         ));
     }
     if impact.containers_survive() {
         lines.push(
-            "While Docker is away, containers do not find each other by name, their health checks pause and \
-             their output waits."
+            "While Docker is stopped, containers do not find each other by name, their health \
+             checks pause, and a pipe buffers their output."
                 .to_owned(),
         );
     }
@@ -105,9 +105,9 @@ fn effects(impact: &Impact) -> Vec<String> {
         let ports: BTreeSet<String> = ports.iter().map(ToString::to_string).collect();
         let ports: Vec<String> = ports.into_iter().collect();
         lines.push(format!(
-            "New connections to published ports ({}) wait until Docker is back, and about a second longer (a \
-             few seconds on old kernels). Open connections continue; those through docker-proxy (mostly from \
-             this host itself) are cut.",
+            "New connections to published ports ({}) wait until about a second after Docker is \
+             back (a few seconds on old kernels). Open connections continue, except \
+             connections through docker-proxy (mostly connections from this host itself).",
             ports.join(", ")
         ));
     }
@@ -128,13 +128,13 @@ fn clients(impact: &Impact) -> Option<String> {
     };
     let count = match impact.api_clients {
         0 => return None,
-        1 => "1 client is connected to the API now and is".to_owned(),
-        count => format!("{count} clients are connected to the API now and are"),
+        1 => "1 client that is connected to the API now".to_owned(),
+        count => format!("{count} clients that are connected to the API now"),
     };
     Some(format!(
-        "{count} cut off{execs}; builds and pulls under way fail.{}",
+        "The restart cuts off {count}{execs}; builds and pulls under way fail.{}",
         if impact.stops_late() {
-            " Docker waits for them when it stops, up to 5 s."
+            " When Docker stops, it waits up to 5 s for its clients."
         } else {
             ""
         }

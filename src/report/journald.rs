@@ -12,8 +12,8 @@ use crate::sys::printable::printable;
 
 pub const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The most bytes of one value. Some fifty fields of this size fit into a datagram. A
-/// larger entry would have to be passed as a file.
+/// The maximum number of bytes of one value. About fifty fields of this size fit into a
+/// datagram. digestfix would have to pass a larger entry as a file.
 const MAX_VALUE: usize = 4096;
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Journald {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::sync::mpsc;
     use std::thread;

@@ -1,4 +1,5 @@
-//! Look of an output stream: what the stream can show, and what the user wants.
+//! Look of an output stream: whether it gets colours and a live line, and whether
+//! journald reads it.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,7 +9,6 @@ use std::os::fd::AsFd;
 use clap::ColorChoice;
 use nix::sys::stat::fstat;
 
-/// The look of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
     pub colours: bool,
@@ -61,7 +61,7 @@ fn is_journal(stream: &impl AsFd, said: Option<OsString>) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

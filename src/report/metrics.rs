@@ -1,9 +1,9 @@
 //! Metrics of the last run, as a file for node_exporter's textfile collector.
 //!
-//! The file is replaced atomically. Values that span several runs (counts, the time of
-//! the last change) are read from the former file. If the former file cannot be read,
-//! these values start again from zero. If two runs end at the same instant, one of them
-//! may not be counted.
+//! The file is replaced atomically. digestfix reads values that span several runs
+//! (counts, the time of the last change) from the former file. If the former file cannot
+//! be read, these values start again from zero. If two runs end at the same instant, one
+//! of them may not be counted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -18,7 +18,7 @@ mod exposition;
 
 use exposition::{Exposition, Kind, series};
 
-/// The largest former file that digestfix reads, in bytes.
+/// The maximum size of a former file that digestfix reads, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
 const RUNS: &str = "digestfix_runs_total";
@@ -46,7 +46,7 @@ pub struct Run {
     /// The number of claimed digests that are missing. `None` if the run ended before it
     /// knew that number.
     pub missing_digests: Option<usize>,
-    /// The host's references. `None` if they could not be read.
+    /// The host's references. `None` if digestfix could not read the references.
     pub references: Option<References>,
 }
 
@@ -55,11 +55,11 @@ pub struct Run {
 pub struct References {
     /// References that the engine can parse.
     pub all: usize,
-    /// Tags whose image has no digest in their repository.
+    /// Tags whose image has no digest in the tag's repository.
     pub without_digest: usize,
 }
 
-/// Replaces the metrics in `file` with those of a run. On an error, the file is
+/// Replaces the metrics in `file` with the metrics of a run. On an error, the file is
 /// unchanged.
 pub fn write(file: &Path, run: &Run) -> io::Result<()> {
     let former = state_file::read(file, MAX_BYTES).ok().flatten();
@@ -67,13 +67,13 @@ pub fn write(file: &Path, run: &Run) -> io::Result<()> {
     replace(file, text(run, &exposition::read(&former)).as_bytes())
 }
 
-/// Replaces a file so that node_exporter never sees a file that is incomplete or that it
-/// has no permission to read.
+/// Replaces a file so that node_exporter never finds an incomplete file, or a file
+/// without read permission.
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(format!(".{}.new", std::process::id()));
     // A killed run with the same process ID may have left this file. If the removal
-    // fails, opening the file reports why.
+    // fails, the following `open` fails too and reports the reason.
     let _ = fs::remove_file(&new);
     let mut opened = OpenOptions::new()
         .write(true)
@@ -159,7 +159,7 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             LAST_CHANGE,
             Kind::Gauge,
-            "When a run that changed references last ended.",
+            "When the last run that changed references ended.",
         )
         .value(at);
     }
@@ -170,8 +170,8 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             OUTAGE,
             Kind::Gauge,
-            "How long Docker's API was away in the last run that stopped Docker; if it did not \
-             come back, until the end of the run.",
+            "How long Docker's API was unavailable in the last run that stopped Docker; if Docker \
+             did not start again, until the end of the run.",
         )
         .value(seconds);
         text.family(
@@ -184,15 +184,15 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
     text.family(
         OUTAGES,
         Kind::Counter,
-        "How long Docker's API was away in all runs together.",
+        "How long Docker's API was unavailable in all runs together.",
     )
     .value(milliseconds(count(OUTAGES) + outage.unwrap_or(0.0)));
     if let Some(missing) = run.missing_digests {
         text.family(
             "digestfix_missing_digests",
             Kind::Gauge,
-            "The number of claimed digests that images of this host lack after the last run; absent if the \
-             run could not find out.",
+            "The number of claimed digests that images of this host lack after the last run; \
+             absent if the run could not count them.",
         )
         .value(number(missing));
     }
@@ -206,8 +206,8 @@ fn text(run: &Run, former: &BTreeMap<&str, f64>) -> String {
         text.family(
             "digestfix_tags_without_digest",
             Kind::Gauge,
-            "The number of tags whose image has no digest in the same repository, whether one is claimed or \
-             not.",
+            "The number of tags whose image has no digest in the same repository, whether a digest \
+             is claimed or not.",
         )
         .value(number(references.without_digest));
     }

@@ -17,22 +17,23 @@ use crate::store::repositories::Store;
 use crate::sys::who;
 use crate::transaction::outcome::Step;
 
-/// The most changed references for which separate events are sent. The history has all of
-/// them.
+/// The maximum number of changed references that get an event of their own. The history
+/// lists all changed references.
 const MAX_REFERENCES: usize = 100;
 
-/// The most characters of a reason in a message. The journal field may contain more.
+/// The maximum number of characters of a reason in a message. The journal field may
+/// contain more.
 const MAX_REASON: usize = 1000;
 
-/// The text for the next step if the problem does not name one.
-pub(super) const NEXT: &str = "fix what is named above, then run the same command again";
+/// The next step to print if the problem does not name one.
+pub(super) const NEXT: &str = "fix the problem above, then run the same command again";
 
 /// Observes one run.
 pub(super) struct Observer {
     journald: Journald,
     own_service: Option<String>,
     metrics: Option<PathBuf>,
-    /// The references and images of a host that has no file of references.
+    /// The references and images of a host that has no `repositories.json`.
     asked: Option<(Store, BTreeSet<ImageId>)>,
     /// The present or last transaction.
     transaction: Option<String>,
@@ -72,12 +73,12 @@ impl Observer {
         }
     }
 
-    /// Keeps the references and images of a host that has no file of references.
+    /// Keeps the references and images of a host that has no `repositories.json`.
     pub fn sees(&mut self, references: &Store, images: BTreeSet<ImageId>) {
         self.asked = Some((references.clone(), images));
     }
 
-    /// Replaces these references with those after a change.
+    /// Replaces the kept references with the references after a change.
     pub fn sees_changed(&mut self, references: &Store) {
         if let Some((asked, _)) = &mut self.asked {
             *asked = references.clone();
@@ -188,7 +189,7 @@ impl Observer {
                 count => format!(": {count} references changed"),
             });
             if let Some(outage) = &outage {
-                message.push_str(&format!(", Docker's API away for {outage} s"));
+                message.push_str(&format!(", Docker's API unavailable for {outage} s"));
             }
         }
         fields.extend(outage.map(|outage| ("DIGESTFIX_API_OUTAGE_SECONDS", outage)));

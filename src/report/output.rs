@@ -1,12 +1,11 @@
 //! Output: standard output and standard error, written by a separate thread.
 //!
-//! A writer may block without limit, for example on a terminal that the user has stopped
-//! with Ctrl-S, on a full pipe, or on a slow connection. A run that has stopped Docker
-//! must not wait for a reader, so this module only queues texts. The queue has no limit,
-//! because a full queue would have to block or lose lines, and a run writes little. Both
-//! streams share one queue, so their lines keep their order. At the end of the run, when
-//! the host is consistent, digestfix waits until the queue is empty
-//! ([`Output::drained`]).
+//! A writer may block without limit: on a terminal that the user has stopped with Ctrl-S,
+//! on a full pipe, or on a slow connection. A run that has stopped Docker must not wait
+//! for a reader, so this module only queues texts. The queue has no limit, because a full
+//! queue would have to block or lose lines, and a run writes little. Both streams share
+//! one queue, so their lines keep their order. At the end of the run, when the host is
+//! consistent, digestfix waits until the queue is empty ([`Output::drained`]).
 //!
 //! [`Output::wait_for_nobody`] starts the thread. Every command calls this function.
 //! Before the call, texts are written directly.
@@ -44,9 +43,9 @@ enum Said {
 /// Both streams of this process.
 #[derive(Debug, Clone, Default)]
 pub struct Output {
-    /// The queue of the thread. Contains `None` if no thread could be started. digestfix
-    /// then writes texts directly and waits for readers, because that is better than
-    /// leaving a host in the middle of a change.
+    /// The queue of the thread. Contains `None` if no thread could be started. In this
+    /// case, digestfix writes texts directly and waits for readers. That is better than
+    /// to leave a host in the middle of a change.
     queue: Arc<OnceLock<Option<Sender<Said>>>>,
 }
 
@@ -103,8 +102,8 @@ impl Output {
         self.say(Said::End);
     }
 
-    /// Writes a text to standard output, and waits until it is written. For texts that
-    /// are useless unless complete.
+    /// Writes a text to standard output, and waits until it is written. Use this function
+    /// for a text that is useless if it is incomplete.
     pub fn deliver(&self, text: String) -> io::Result<()> {
         let (sender, delivered) = mpsc::channel();
         self.say(Said::Deliver(text, sender));
@@ -127,7 +126,7 @@ impl Output {
 #[derive(Debug)]
 pub struct Log(Output);
 
-/// Each call of `write` gets one event, which ends with a line break.
+/// Each call of `write` contains one log event, which ends with a line break.
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
@@ -145,7 +144,7 @@ impl io::Write for Log {
 /// The writing thread.
 fn write_all(said: &Receiver<Said>, streams: impl Streams) {
     // Block signals: a background process that writes to its terminal may get SIGTTOU.
-    // That would stop the whole process, and with it the restart of Docker.
+    // SIGTTOU would stop the whole process, and with it the restart of Docker.
     let _ = SigSet::all().thread_block();
     let mut screen = Screen::new(streams);
     loop {
@@ -179,7 +178,7 @@ fn tell(screen: &mut Screen<impl Streams>, said: Said) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::io::Write;
     use std::sync::mpsc::TryRecvError;

@@ -1,5 +1,5 @@
-//! Run result: one enum, which determines the exit code, journald's event and the word in
-//! metrics.
+//! Run result: one enum, which determines the exit code, the event for journald, and the
+//! word in the metrics.
 
 use crate::report::events::Event;
 
@@ -94,7 +94,7 @@ impl RunResult {
         }
     }
 
-    /// The heading of a problem with this result.
+    /// The heading of a problem in a run that has this result.
     pub const fn heading(self) -> &'static str {
         match self {
             Self::Unchanged | Self::Pending | Self::Done | Self::Recovered => "done",

@@ -11,8 +11,8 @@ const GAP: usize = 2;
 /// The indentation of a folded row's further lines, in columns.
 const INDENT: usize = 4;
 
-/// The number of digits of a digest or an image ID that are shown, which is enough to
-/// tell them apart.
+/// The number of digits to show of a digest or an image ID. This number of digits is
+/// enough to tell two digests apart.
 const DIGITS: usize = 12;
 
 /// The least width of a shortened name, in columns. A shorter name would not be
@@ -55,8 +55,8 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Passes the lines to `give`, those with problems first. Handles one row at a time,
-    /// because there may be a million rows.
+    /// Passes the lines to `give`. Lines with problems come first. Handles one row at a
+    /// time, because there may be a million rows.
     pub fn lines(mut self, rows: &dyn Rows, room: Option<usize>, mut give: impl FnMut(Text)) {
         if !self.shown.whole {
             self.shorten_names(room);

@@ -6,7 +6,7 @@ use crate::plan::status::{Row, Selection, State, names};
 /// Counts the shown rows.
 pub(super) struct Tally<'a> {
     selection: &'a Selection,
-    /// Whether a row was seen for each name of the selection.
+    /// For each name of the selection: whether a row was seen for this name.
     seen: Vec<bool>,
     well: usize,
     odd: [usize; State::ODD.len()],
@@ -56,7 +56,7 @@ impl<'a> Tally<'a> {
         problems.any(|state| self.count(*state) > 0) || self.names_are_lost()
     }
 
-    /// Whether there are images, but none with a name.
+    /// Whether the host has images, but no image has a name.
     fn names_are_lost(&self) -> bool {
         self.rows() > 0 && self.count(State::Nameless) == self.rows()
     }
@@ -103,7 +103,7 @@ impl<'a> Tally<'a> {
         let next = [
             (
                 State::NoDigest,
-                "To give a digest back: digestfix apply NAME:TAG@sha256:HEX",
+                "To give an image its digest back: digestfix apply NAME:TAG@sha256:HEX",
             ),
             (
                 State::DigestIsImageId,
@@ -116,17 +116,19 @@ impl<'a> Tally<'a> {
             ),
             (
                 State::ImageMissing,
-                "To drop the name of an image that is not here: digestfix apply --remove NAME:TAG",
+                "To remove a name whose image is not on this host: digestfix apply --remove \
+                 NAME:TAG",
             ),
             (
                 State::Unparsable,
-                "To drop what Docker does not understand: digestfix apply --remove KEY",
+                "To remove an entry that Docker does not understand: digestfix apply --remove KEY",
             ),
         ];
         let next = next.map(|(state, next)| (self.count(state) > 0).then_some(next));
         let lost = self.names_are_lost().then_some(
-            "No image here has a name: the reference store is empty, as after a reset. To get the names back from a \
-             former repositories.json: digestfix apply --from OLD --tags",
+            "No image on this host has a name: the reference store is empty, for example after a \
+             reset. To get the names back from a former repositories.json: digestfix apply --from \
+             OLD --tags",
         );
         let one = (self.count(State::Nameless) > 0 && lost.is_none())
             .then_some("To give an image a name: digestfix apply NAME@sha256:HEX=IMAGE-ID");

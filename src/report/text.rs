@@ -1,7 +1,7 @@
 //! Text for people, in parts with different colours.
 //!
 //! Adding a part to a text escapes everything in the part that is not printable,
-//! including line breaks. So a text is one line, unless this module adds line breaks.
+//! including line breaks. Thus a text is one line, unless this module adds line breaks.
 
 use std::fmt::Write;
 
@@ -10,15 +10,15 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::sys::printable::printable;
 
-/// The meaning of a part of a text. It decides the colour.
+/// The meaning of a part of a text, which decides the colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
     /// Titles and labels, which readers look for.
     Strong,
-    /// As it should be, or added.
+    /// A correct state, or something added.
     Good,
-    /// Not as it should be, or worth a look.
+    /// A doubtful state, or something to check.
     Doubtful,
     /// Wrong, or removed.
     Bad,
@@ -60,7 +60,7 @@ impl Text {
         self.0.extend(more.into().0);
     }
 
-    /// Continues in the next line, indented.
+    /// Begins a new line, with this indentation.
     pub fn break_line(&mut self, indent: usize) {
         self.0.push((Tone::Plain, format!("\n{:indent$}", "")));
     }

@@ -7,8 +7,8 @@ use crate::report::Report;
 use crate::state::method::Method;
 
 impl Report {
-    /// Prints a summary of the plan and its impact. `apply` is the command that carries out
-    /// the plan, if the present command does not.
+    /// Prints a summary of the plan and its impact. `apply` is the command that carries
+    /// out the plan. It is `None` if the present command itself carries out the plan.
     pub fn total(
         &self,
         plan: &Plan,

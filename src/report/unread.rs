@@ -1,5 +1,5 @@
-//! References that are in the file, but that the running engine does not have, because it
-//! has not read the file.
+//! References that are in the file, but not in the running engine, because the engine has
+//! not read the file since the file changed.
 
 use std::collections::BTreeSet;
 

@@ -1,10 +1,11 @@
-//! History: one record for each transaction on a data root. It says who ran the
+//! History: one record for each transaction on a data root. A record says who ran the
 //! transaction, with which claims, what changed, and how the transaction ended.
 //!
 //! digestfix writes a record before it changes anything, and adds the outcome at the end.
 //! The record stays after the [`journal`](crate::state::journal) is removed and the run
-//! has ended. People read it, and `digestfix rollback` uses it. Each new record gets the
-//! highest number so far plus one, so the order is right even if the clock jumps.
+//! has ended. Administrators read the records, and `digestfix rollback` uses them. The
+//! number of a new record is the highest number so far plus one, so the records stay in
+//! order even if the clock jumps.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -29,7 +30,7 @@ mod record;
 
 pub use record::{Changed, Claimed, End, How, Kind, Record, Side};
 
-/// The name of the directory, which is in the same directory as the journal.
+/// The name of the directory with the records. This directory lies beside the journal.
 const DIRECTORY: &str = "history";
 
 const VERSION: u32 = 1;
@@ -37,8 +38,8 @@ const VERSION: u32 = 1;
 /// The largest record that digestfix reads or writes, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The precision of times in records: a run may have ended this much later than its
-/// record says.
+/// The precision of times in records. A run may have ended later than its record says, by
+/// up to this duration.
 const PRECISION: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +55,11 @@ enum Problem {
     Io(#[from] io::Error),
     #[error("not understood ({})", in_words(.0))]
     Json(#[from] serde_json::Error),
-    #[error("it has version {0}; this digestfix knows version {VERSION}")]
+    #[error("the file has version {0}, but this digestfix reads only version {VERSION}")]
     Version(u32),
     #[error("{0:?} is not the ID of a transaction")]
     Id(String),
-    #[error("it is about another transaction, {0}")]
+    #[error("the record is about another transaction, {0}")]
     OtherId(String),
     #[error("{0:?} is not a time")]
     Time(String),
@@ -71,16 +72,16 @@ enum Problem {
         MAX_BYTES / 1024 / 1024
     )]
     TooLarge,
-    #[error("it is not a directory that only root may write to")]
+    #[error("this is not a directory that only root may write to")]
     NoDirectory,
-    #[error("it is not a directory that only root may write to")]
+    #[error("this is not a directory that only root may write to")]
     Writable,
-    #[error("a transaction with that ID is there already")]
+    #[error("a transaction with the same ID already exists")]
     Exists,
 }
 
 impl HistoryError {
-    /// Whether the disk may be the cause.
+    /// Whether the disk may be the cause of the error.
     pub const fn is_of_disk(&self) -> bool {
         matches!(self.problem, Problem::Io(_))
     }
@@ -91,11 +92,11 @@ impl HistoryError {
             Problem::Writable => format!(
                 "check the records in that directory; then: chown root: {path}; chmod 700 {path}"
             ),
-            Problem::Id(_) => "to see which transactions there are: digestfix history".to_owned(),
+            Problem::Id(_) => "to see the transactions: digestfix history".to_owned(),
             Problem::TooLarge => "apply fewer claims at once".to_owned(),
             _ => format!(
-                "see what it is: ls -ld {path}; if nothing needs it, move it away: mv {path} {path}.old; to see \
-                 which other transactions there are: digestfix history"
+                "check what this file is: ls -ld {path}; if no program needs the file: mv {path} {path}.old; \
+                 to see the other transactions: digestfix history"
             ),
         })
     }
@@ -128,8 +129,8 @@ fn prepare(lock: &RootLock) -> Result<(), Problem> {
     see_own(&path)
 }
 
-/// Fails unless only root may write to the directory. A user who could rename a file in
-/// it could add a forged record.
+/// Fails if users other than root and this process's user may write to the directory. A
+/// user who could rename files in the directory could add a forged record.
 fn see_own(directory: &Path) -> Result<(), Problem> {
     let metadata = directory.symlink_metadata()?;
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
@@ -142,7 +143,8 @@ fn see_own(directory: &Path) -> Result<(), Problem> {
     }
 }
 
-/// Whether this data root has a history. Fails if others than root can add records to it.
+/// Whether this data root has a history. Fails if users other than root can add records
+/// to the history.
 pub fn see_directory(data_root: &Path) -> Result<bool, HistoryError> {
     let path = directory(data_root);
     match see_own(&path) {
@@ -171,7 +173,8 @@ pub fn read(data_root: &Path, id: &str) -> Result<Option<Record>, HistoryError> 
 }
 
 /// Applies `keep` to each record, oldest first. Returns the results of `keep`, and an
-/// error for each record that cannot be read. An unreadable record does not hide others.
+/// error for each record that cannot be read. An unreadable record does not hide the
+/// other records.
 pub fn scan<T>(
     data_root: &Path,
     mut keep: impl FnMut(Record) -> Option<T>,
@@ -193,7 +196,7 @@ pub fn scan<T>(
                 let order = (record.number, record.id.clone());
                 kept.extend(keep(record).map(|one| (order, one)));
             }
-            // The record was removed after the listing.
+            // Another run removed the record after this run listed the directory.
             Ok(None) => {}
             Err(error) => broken.push(error),
         }
@@ -202,9 +205,11 @@ pub fn scan<T>(
     (kept.into_iter().map(|(_, one)| one).collect(), broken)
 }
 
-/// The hash of the configuration file with which the running dockerd is known to start,
-/// according to the last run that ended. digestfix needs this hash because it restores
-/// that file itself, so the file is newer than dockerd.
+/// The hash of a daemon.json with which the running dockerd can start. Comes from the
+/// newest history record of an ended run that has such a hash. `None` if dockerd started
+/// after that run had ended. If digestfix itself restored daemon.json, the file is newer
+/// than the running dockerd. Then only this hash shows that dockerd can start with the
+/// file.
 pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     let (records, _) = scan(data_root, |record| record.ended.zip(record.daemon_json));
     let (ended, daemon_json) = records.into_iter().next_back()?;
@@ -212,7 +217,8 @@ pub fn known_to_start(data_root: &Path, start: &EngineStart) -> Option<Digest> {
     start.is_before(ended + PRECISION).then_some(daemon_json)
 }
 
-/// The names in a directory that have this ending, without the ending.
+/// Finds the files in a directory whose names end with `ending`. Returns these names
+/// without the ending.
 fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for file in fs::read_dir(directory)? {
@@ -224,15 +230,16 @@ fn names(directory: &Path, ending: &str) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Adds an end to the records of interrupted runs. While the lock is held, only an
-/// interrupted run can have a record without an end. Removes records that such a run
-/// wrote only in part. `broken` is the ID of the run that is being recovered. The record
-/// of that run may already say that its undo failed. Returns the errors.
+/// Adds an outcome to the records of interrupted runs. While this process holds the lock,
+/// only an interrupted run can have a record without an outcome. Also removes the
+/// half-written records of such runs. `broken` is the ID of the run that is being
+/// recovered. The record of that run may already say that its undo failed. Returns the
+/// errors.
 pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryError> {
     let directory = directory(lock.data_root());
     if see_own(&directory).is_ok() {
         for half in names(&directory, ".json.new").unwrap_or_default() {
-            // Ignore the error: nothing reads this file.
+            // Ignore the error: nothing reads a half-written record.
             let _ = directory::remove(&directory.join(format!("{half}.json.new")));
         }
     }
@@ -245,9 +252,9 @@ pub fn end_interrupted(lock: &RootLock, broken: Option<&str>) -> Vec<HistoryErro
     let (interrupted, _) = scan(lock.data_root(), unended);
     let ended = interrupted.into_iter().map(|mut record| {
         let references = match record.method {
-            // If a run may have sent a request to Docker or containerd, it has a journal,
-            // and its recovery writes the end. So a run whose record has no end by now
-            // has changed nothing.
+            // A run that may have sent a request to Docker or containerd has a journal,
+            // and its recovery writes the outcome. If a record still has no outcome here,
+            // its run has changed nothing.
             Some(Method::Load | Method::Record) => Side::Old,
             Some(Method::Restart) | None => ImageDir::new(lock.data_root(), &record.driver)
                 .read_bytes()

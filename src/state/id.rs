@@ -1,5 +1,5 @@
-//! ID of a transaction, which consists of the time when it began and its process ID. The
-//! transaction's files are named after the ID.
+//! ID of a transaction: the time when the transaction began, and a process ID. digestfix
+//! names the transaction's files after this ID.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,15 +30,16 @@ pub fn new_id() -> String {
     format!("{now}-{}", std::process::id())
 }
 
-/// The path of a transaction's file that lies beside another file. The path contains the
-/// ID, so the name of a backup shows when it was made, and by which process.
+/// The path of a transaction's file in the directory of the file `live`, such as a backup
+/// of `live`. The path contains the ID, so the name of a backup shows when and by which
+/// process the backup was made.
 pub fn beside(live: &Path, id: &str) -> PathBuf {
     let mut name = live.as_os_str().to_owned();
     name.push(format!(".digestfix-{id}"));
     PathBuf::from(name)
 }
 
-/// A path with a suffix.
+/// Appends a suffix to a path.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.to_owned();
     path.as_mut_os_string().push(suffix);

@@ -1,10 +1,11 @@
-//! Journal: a file that says what a transaction is about to do, written before the
-//! transaction does it. If the run is killed, another run can restore the host from it.
+//! Journal: a file that says what a transaction is about to do. digestfix writes the
+//! journal before it acts. If the run is killed, another run can restore the host from
+//! the journal.
 //!
-//! A recovery never writes to a path that it reads from the journal. It finds the data
-//! root, the reference store and daemon.json by itself, and derives the names of the
-//! files beside them from the transaction's ID. The journal identifies file contents by
-//! their hashes.
+//! A recovery never writes to a path that it reads from the journal. The recovery finds
+//! the data root, the reference store and daemon.json by itself. From the transaction's
+//! ID, the recovery derives the names of the files beside them. The journal identifies
+//! file contents by their hashes.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -34,9 +35,9 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct Journal {
     digestfix_journal: u32,
-    /// The transaction's ID, which consists of the time when it began and its process ID.
+    /// The transaction's ID: the time when the transaction began, and a process ID.
     pub id: String,
-    /// The boot in which the transaction began ([`boot_id`]).
+    /// The boot during which the transaction began ([`boot_id`]).
     pub boot: String,
     pub intent: Intent,
     pub references: References,
@@ -46,13 +47,13 @@ pub struct Journal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
-    /// Replace the file with the references, on a host without a Docker to manage.
+    /// Replace `repositories.json` on a host where digestfix manages no Docker.
     Edit,
-    /// Stop Docker, replace the file with the references, and start Docker.
+    /// Stop Docker, replace `repositories.json`, and start Docker.
     Restart(Restart),
     /// Make the running Docker load manifests.
     Load(Load),
-    /// Make a node's containerd record more names.
+    /// Make the containerd of a Kubernetes node record more names.
     Record(Records),
 }
 
@@ -61,30 +62,32 @@ pub enum Intent {
 pub struct Restart {
     pub phase: Phase,
     pub unit: String,
-    /// Whether the unit ran when the transaction began.
+    /// Whether Docker's unit ran when the transaction began.
     pub running: bool,
-    /// The active units that start Docker's unit when a client needs it.
+    /// The active units that start Docker's unit on demand, such as `docker.socket`.
     pub triggers: Vec<String>,
     /// The other active units that stop along with Docker's unit.
     pub units: Vec<String>,
     /// Containers survive a stop of Docker because live-restore is on in daemon.json. If
     /// Docker started without live-restore, these containers would end.
     pub live_restore_by_file: bool,
-    /// daemon.json, if the transaction switches live-restore on in it.
+    /// daemon.json, if the transaction enables live-restore in this file.
     pub live_restore: Option<DaemonJson>,
     /// The containers that Docker listed before it stopped.
     pub listed: Vec<Listed>,
     /// The containers that digestfix has to start again, in this order.
     pub start_again: Vec<Ran>,
-    /// The containers that are down now, but that Docker would start when it starts.
-    /// digestfix removes their restart policies until the transaction ends.
+    /// The containers that are down now, but that Docker would start at its next start.
+    /// Until the transaction ends, digestfix removes the restart policies of these
+    /// containers.
     pub kept_down: Vec<KeptDown>,
-    /// The containers whose health checks Docker does not resume by itself. digestfix
-    /// pauses them for an instant, which resumes the checks.
+    /// The containers whose health checks Docker does not resume by itself. To resume the
+    /// checks, digestfix pauses these containers for an instant.
     pub health_checked: Vec<Ran>,
 }
 
-/// Requests to the running Docker. The manifests are in the transaction's record.
+/// The changes that digestfix requests from the running Docker. The transaction's record
+/// contains the manifests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
@@ -95,11 +98,11 @@ pub struct Load {
     pub dropped: Vec<Pin>,
     /// The change failed, and digestfix is undoing it.
     pub is_taken_back: bool,
-    /// containerd's root directory, if the user gave one.
+    /// containerd's root directory, if the user named this directory in an option.
     pub containerd_root: Option<PathBuf>,
 }
 
-/// Requests to a node's containerd.
+/// The changes that digestfix requests from the containerd of a Kubernetes node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Records {
@@ -112,7 +115,8 @@ pub struct Records {
     pub is_taken_back: bool,
 }
 
-/// A record in a node's containerd, and the image that it has to point at.
+/// A record in the containerd of a Kubernetes node, and the image that this record has to
+/// point at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeRecord {
@@ -134,10 +138,10 @@ pub struct Pin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Preparations, while Docker runs.
+    /// digestfix prepares the restart while Docker runs.
     Preparing,
-    /// Stop Docker, replace the references, start Docker, restore everything else. From
-    /// this phase on, containers may have ended.
+    /// digestfix stops Docker, replaces the references, starts Docker and restores
+    /// everything else. From this phase on, containers may have ended.
     Stopping,
 }
 
@@ -146,31 +150,32 @@ struct Version {
     digestfix_journal: u32,
 }
 
-/// The contents of the reference store, as hashes.
+/// The contents of the reference store before and after the transaction, as hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct References {
     pub driver: String,
-    /// The store that the transaction found.
+    /// The reference store that the transaction found.
     pub before: Digest,
-    /// The store that the transaction makes.
+    /// The reference store that the transaction makes.
     pub after: Digest,
 }
 
-/// daemon.json, in which digestfix changes one setting. Its contents are given as hashes.
+/// The state of daemon.json, in which digestfix changes one setting. The journal stores
+/// the contents of this file as hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DaemonJson {
-    /// The path of the file. A recovery compares this path with the one that it finds by
-    /// itself.
+    /// The path of daemon.json. A recovery also detects the path by itself, and compares
+    /// the detected path with this one.
     pub config_file: PathBuf,
-    /// Whether the setting was on in the running engine.
+    /// Whether live-restore was on in the running engine.
     pub engine: bool,
-    /// The original file; `None` if there was nothing to read.
+    /// The original daemon.json. `None` if there was no file to read.
     pub before: Option<Digest>,
-    /// Whether the path existed, either as a file or as a dangling link.
+    /// Whether the path of daemon.json existed, either as a file or as a dangling link.
     pub found: bool,
-    /// Whether the directory existed.
+    /// Whether the directory of daemon.json existed.
     pub directory: bool,
     pub on: Digest,
     pub off: Digest,
@@ -191,7 +196,7 @@ pub struct Ran {
     pub paused: bool,
 }
 
-/// A container that has to stay down.
+/// A container that has to stay down until the transaction ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeptDown {
@@ -235,7 +240,7 @@ enum Problem {
     Io(#[from] io::Error),
     #[error("not understood ({})", in_words(.0))]
     Json(#[from] serde_json::Error),
-    #[error("it has version {0}; this digestfix knows version {VERSION}")]
+    #[error("the file has version {0}, but this digestfix reads only version {VERSION}")]
     Version(u32),
     #[error("{0:?} is not the ID of a transaction")]
     Id(String),
@@ -248,7 +253,7 @@ enum Problem {
 impl JournalError {
     pub fn help(&self) -> Option<String> {
         Some(format!(
-            "recover this host by hand: rename daemon.json.digestfix-…, if it is there, to \
+            "recover this host by hand: if daemon.json.digestfix-… exists, rename it to \
              daemon.json; check that Docker runs, and that containers have their restart \
              policies; then remove the journal: rm {}",
             shell::path(&self.path)
@@ -257,7 +262,7 @@ impl JournalError {
 }
 
 impl Restart {
-    /// A restart that has not changed anything yet.
+    /// The journal data of a restart that has not changed anything yet.
     pub fn new(unit: &str) -> Self {
         Self {
             phase: Phase::Preparing,
@@ -303,7 +308,7 @@ impl Journal {
         }
     }
 
-    /// The data about the restart, if the transaction is one.
+    /// The data about the restart, if the transaction restarts Docker.
     pub const fn restart(&self) -> Option<&Restart> {
         match &self.intent {
             Intent::Restart(restart) => Some(restart),
@@ -311,7 +316,7 @@ impl Journal {
         }
     }
 
-    /// The data about the restart, to be changed.
+    /// The data about the restart, in a form that the caller can change.
     pub const fn restart_mut(&mut self) -> Option<&mut Restart> {
         match &mut self.intent {
             Intent::Restart(restart) => Some(restart),
@@ -319,8 +324,8 @@ impl Journal {
         }
     }
 
-    /// Adds the data about daemon.json to the journal. The caller must do this before it
-    /// changes daemon.json.
+    /// Adds the data about daemon.json to the journal. The caller must add the data
+    /// before it changes daemon.json.
     pub fn note_daemon_json(
         &mut self,
         contents: DaemonJson,
@@ -352,14 +357,14 @@ impl Journal {
             return Err(Problem::Version(digestfix_journal));
         }
         let journal: Self = serde_json::from_slice(bytes)?;
-        // IDs and driver names become part of file names.
+        // Check IDs and driver names, because they become part of file names.
         if !is_id(&journal.id) {
             return Err(Problem::Id(journal.id));
         }
         if !is_driver_name(&journal.references.driver) {
             return Err(Problem::Driver(journal.references.driver));
         }
-        // Container IDs become part of requests.
+        // Check container IDs, because they become part of API requests.
         let is_hex = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         let containers = journal.restart().into_iter().flat_map(Restart::containers);
         if let Some(id) = containers.into_iter().find(|id| !is_hex(id)) {
@@ -379,7 +384,7 @@ impl Journal {
             .map_err(io::Error::from)
             .and_then(|bytes| match bytes.len() as u64 > MAX_BYTES {
                 true => Err(io::Error::other(format!(
-                    "more than {} MiB: give fewer claims at once",
+                    "the journal would be too large (more than {} MiB): give fewer claims at once",
                     MAX_BYTES / 1024 / 1024
                 ))),
                 false => state_file::write(&path, lock, &bytes),
@@ -405,29 +410,30 @@ pub fn path(data_root: &Path) -> PathBuf {
 }
 
 /// Identifies this boot by the kernel's ID (`random(4)`, `boot_id`), and by the start
-/// time of the first process. The kernel's ID is not enough, because a container may
-/// restart under the same kernel (`proc_pid_stat(5)`, field 22).
+/// time of the first process. Inside a container, the kernel's ID is not enough, because
+/// the container may restart under the same kernel (`proc_pid_stat(5)`, field 22).
 pub fn boot_id() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let init = fs::read_to_string("/proc/1/stat").unwrap_or_default();
-    // The second field is a name in parentheses, which may contain spaces.
+    // The second field of `/proc/1/stat` is a name in parentheses, which may contain
+    // spaces.
     let after_name = init.rsplit(')').next().unwrap_or_default();
     let started = after_name.split_whitespace().nth(19).unwrap_or_default();
     format!("{} {started}", kernel.trim())
 }
 
-/// The hash that identifies the contents of a file.
+/// The hash by which the journal identifies the contents of a file.
 pub fn hash(bytes: &[u8]) -> Digest {
     hash_pieces(&[bytes])
 }
 
-/// Like [`hash`], for contents that consist of several pieces.
+/// Like [`hash`], for contents that are split into several pieces.
 pub fn hash_pieces(pieces: &[&[u8]]) -> Digest {
     Digest::of_pieces(Algorithm::Sha256, pieces)
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::containerd::Target;

@@ -1,10 +1,11 @@
 //! Loading mark: a file that names the archives that a run makes Docker load. The run
-//! writes it before Docker loads them.
+//! writes this file before Docker loads the archives.
 //!
-//! A run that is killed before it records the digests, or that undoes them, leaves images
-//! without digests. The images stay, because digestfix cannot know whether something uses
-//! them by now. The mark lets the next run say how to continue. It stays until the
-//! digests are recorded, so a mark and a journal can exist at the same time.
+//! If a run is killed before it records the digests, or if it removes the recorded
+//! digests again, images without digests remain. These images stay, because digestfix
+//! cannot know whether they are in use by now. With the mark, the next run can tell the
+//! user how to continue. The mark stays until the digests are recorded, so a mark and a
+//! journal can exist at the same time.
 
 use std::io;
 use std::path::Path;
@@ -19,14 +20,14 @@ const NAME: &str = "loading";
 
 const VERSION: u32 = 1;
 
-/// The largest mark that digestfix reads, in bytes.
+/// The largest loading mark that digestfix reads, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Loading {
     digestfix_loading: u32,
-    /// The absolute paths of the archives; empty for standard input.
+    /// The absolute paths of the archives. Empty if the archive came from standard input.
     pub files: Vec<String>,
 }
 
@@ -52,8 +53,8 @@ impl Loading {
         written.map_err(|error| LockError::Io { path, error })
     }
 
-    /// Removes the mark, if there is one, because the claims of the load need not be
-    /// applied any more. The error is a text for the user.
+    /// Removes the mark, if there is one. For callers that know that no claim of the load
+    /// is left to apply. An error is a message for the user.
     pub fn end(lock: &RootLock) -> Result<(), String> {
         if Self::read(lock.data_root()).is_none() {
             return Ok(());
@@ -64,18 +65,18 @@ impl Loading {
         })
     }
 
-    /// Whether this mark names archives that the other mark does not. An archive from
-    /// standard input has no name, so it counts as different.
+    /// Whether this mark names archives that the other mark does not name. An archive
+    /// from standard input has no name, so it counts as different.
     pub fn waits_besides(&self, other: &Self) -> bool {
         self.files.is_empty() || self.files.iter().any(|file| !other.files.contains(file))
     }
 
-    /// What to tell the user.
+    /// The message that tells the user about the interrupted load.
     pub fn told(&self) -> &'static str {
         "a load was interrupted: the images that Docker has loaded stay, but their digests may be missing"
     }
 
-    /// The command to type next.
+    /// The command that the user should type next.
     pub fn next(&self) -> String {
         match self.files.as_slice() {
             [] => "run the same load again, from standard input".to_owned(),
@@ -88,7 +89,7 @@ impl Loading {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::time::Duration;
 

@@ -20,8 +20,8 @@ const LOCK_FILE: &str = "lock";
 const RETRY: Duration = Duration::from_millis(50);
 const HOLDER_MAX_BYTES: u64 = 1024;
 
-/// Proof that no other digestfix works on the data root. The lock is released when this
-/// is dropped, or by the kernel when the process ends.
+/// Proof that no other digestfix works on the data root. Dropping this value releases the
+/// lock. If the process ends, the kernel releases the lock.
 #[derive(Debug)]
 pub struct RootLock {
     file: File,
@@ -40,12 +40,12 @@ impl LockError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Held { .. } => {
-                Some("wait until it has ended, or let digestfix wait: --wait SECONDS".to_owned())
+                Some("wait until the other run ends, or add the option --wait SECONDS".to_owned())
             }
             Self::Io { path, .. } if is_barred(path) => {
                 let path = shell::path(path);
                 Some(format!(
-                    "see what it is: ls -ld {path}; if nothing needs it, move it away: \
+                    "check what this file is: ls -ld {path}; if no program needs the file: \
                               mv {path} {path}.old"
                 ))
             }
@@ -60,8 +60,8 @@ impl LockError {
     }
 }
 
-/// Advice for the case that digestfix cannot write a file in a data root, perhaps because
-/// of a service's sandbox (`ProtectSystem=` in `systemd.exec(5)`).
+/// Advice if digestfix cannot write a file in a data root. The cause may be the sandbox
+/// of a service (`ProtectSystem=` in `systemd.exec(5)`).
 fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     let data_root = path.parent()?.parent()?;
     if error.kind() != io::ErrorKind::ReadOnlyFilesystem {
@@ -69,13 +69,13 @@ fn sandbox(path: &Path, error: &io::Error) -> Option<String> {
     }
     let service = own_service()?;
     Some(format!(
-        "if the disk itself is writable, the sandbox of {service} is in the way: systemctl edit {service}, \
+        "if the disk itself is writable, the sandbox of {service} forbids writes there: systemctl edit {service}, \
          add [Service] and ReadWriteDirectories={}, then: systemctl start {service}",
         setting::path(data_root)
     ))
 }
 
-/// Creates the directory that a Kubernetes node has in place of a data root.
+/// Creates the directory that a Kubernetes node uses in place of Docker's data root.
 pub fn make_root(data_root: &Path) -> Result<(), LockError> {
     if data_root.is_dir() {
         return Ok(());
@@ -93,7 +93,7 @@ pub fn make_root(data_root: &Path) -> Result<(), LockError> {
 }
 
 impl RootLock {
-    /// Takes the lock. If another run has it, waits for at most `wait`.
+    /// Takes the lock. If another run holds the lock, waits for at most `wait`.
     pub async fn acquire(data_root: &Path, wait: Duration) -> Result<Self, LockError> {
         let deadline = Instant::now() + wait;
         loop {
@@ -106,13 +106,13 @@ impl RootLock {
         }
     }
 
-    /// Takes the lock, or fails immediately if another process has it.
+    /// Takes the lock, or fails immediately if another process holds it.
     pub fn acquire_now(data_root: &Path) -> Result<Self, LockError> {
         Self::take(data_root, FileExt::try_lock_exclusive)
     }
 
-    /// Takes the lock as soon as the run that has it ends for any reason. Blocks this
-    /// thread until then.
+    /// Waits until the run that holds the lock ends for any reason, and then takes the
+    /// lock. Blocks this thread while it waits.
     pub fn await_end(data_root: &Path) -> Result<Self, LockError> {
         Self::take(data_root, |file| {
             loop {
@@ -140,7 +140,7 @@ impl RootLock {
             path: own.clone(),
             error,
         })?;
-        // Opening a device may have side effects.
+        // Do not open the path if it is a device, because that may have side effects.
         if is_barred(&path) {
             return Err(barred(path));
         }
@@ -163,8 +163,9 @@ impl RootLock {
             }
             Err(error) => return Err(failed(error)),
         }
-        // Another process may have deleted the file between the open and the lock. In
-        // that case, this process has locked a file that no other process will ever find.
+        // Another process may have deleted the lock file after this process opened it. A
+        // lock on a deleted file is useless, because no other process will ever find the
+        // file.
         let locked = file.metadata().map_err(failed)?;
         match fs::symlink_metadata(&path) {
             Ok(found) if found.ino() == locked.ino() && found.dev() == locked.dev() => {}
@@ -185,14 +186,14 @@ impl RootLock {
 
 impl Drop for RootLock {
     fn drop(&mut self) {
-        // Remove the text about the run that held the lock. The kernel releases the lock
-        // when the file is closed, even if this fails.
+        // Remove the text about the run that held the lock. Ignore an error: the kernel
+        // releases the lock anyway when the file is closed.
         let _ = self.file.set_len(0);
     }
 }
 
-/// Describes the run that has the lock or waits for it. Does not try to take the lock,
-/// because that could disturb a run that is just beginning.
+/// Describes the run that holds the lock, or that waits for the lock. Does not try to
+/// take the lock, because that could disturb a run that is just beginning.
 pub fn seen_at_work(data_root: &Path) -> Option<String> {
     let path = data_root.join(STATE_DIR).join(LOCK_FILE);
     let pid = user_of(&path)?;
@@ -231,12 +232,12 @@ fn holder(file: &mut File) -> String {
         .and_then(|()| file.take(HOLDER_MAX_BYTES).read_to_string(&mut text));
     match read {
         Ok(_) if !text.is_empty() => text.escape_debug().to_string(),
-        _ => "its process is not known".to_owned(),
+        _ => "the process ID of that digestfix is not known".to_owned(),
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -249,7 +250,7 @@ mod tests {
         assert!(seen_at_work(root.path()).unwrap().starts_with(&own));
         drop(lock);
         assert_eq!(seen_at_work(root.path()), None);
-        // A killed run leaves the text about itself in the file.
+        // The run that wrote this text about itself was killed.
         fs::write(root.path().join("digestfix/lock"), "process 1").unwrap();
         assert_eq!(seen_at_work(root.path()), None);
     }

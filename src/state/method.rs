@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The method of a change. Each kind of image store has one.
+/// How digestfix changes references. Each kind of image store needs its own method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {

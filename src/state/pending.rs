@@ -1,10 +1,10 @@
 //! Pending markers: files that list the transactions on this host that have not ended.
-//! The journal of each transaction is in its data root, which may be anywhere. The marker
-//! names that data root.
+//! The journal of a transaction is in its data root, which may be anywhere. So the marker
+//! of the transaction contains the path of this data root.
 //!
 //! Each transaction has one small file in `/var/lib/digestfix/pending`. digestfix writes
-//! it before the journal, and removes it after the journal. At boot, systemd checks
-//! whether the directory is empty.
+//! this file before the journal, and removes it after the journal. At boot, systemd
+//! checks whether the directory is empty.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -38,8 +38,8 @@ const SUFFIX: &str = ".json";
 pub struct Marker {
     digestfix_pending: u32,
     boot: String,
-    /// Docker's data root, or the directory that takes its place on a Kubernetes node. It
-    /// contains the journal.
+    /// Docker's data root, or the directory that a Kubernetes node uses in its place.
+    /// This directory contains the journal.
     pub data_root: PathBuf,
     /// Docker's configuration file. `None` if there is no Docker.
     pub config_file: Option<PathBuf>,
@@ -59,8 +59,8 @@ pub struct MarkerError {
 impl MarkerError {
     pub fn help(&self) -> Option<String> {
         Some(format!(
-            "read that file: it names the Docker that a run worked on. To recover without it: \
-             digestfix recover --data-root DIR; then: rm {}",
+            "read that file: it names the data root (DIR) of an interrupted run. To recover that \
+             run: digestfix recover --data-root DIR; then remove the file: rm {}",
             shell::path(&self.path)
         ))
     }
@@ -69,7 +69,7 @@ impl MarkerError {
 impl Marker {
     pub fn new(images: &ImageDir, host: &Managed) -> Self {
         let flags = &host.flags;
-        // Make the path absolute: a later run reads the marker in another working
+        // Make the path absolute, because a later run reads the marker in another working
         // directory.
         let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
         Self {
@@ -81,8 +81,8 @@ impl Marker {
                 data_root: Some(whole(&images.data_root().to_owned())),
                 driver: Some(images.driver().to_owned()),
                 unit: Some(host.unit.id.clone()),
-                // Leave out a file that does not exist, because a recovery would fail if
-                // the named file is missing.
+                // Leave out daemon.json if it does not exist: a recovery fails if a file
+                // that the marker names is missing.
                 config_file: host.config_file.exists().then(|| whole(&host.config_file)),
                 socket: Some(whole(&host.socket)),
                 ..Flags::default()
@@ -120,8 +120,8 @@ impl Marker {
     }
 
     /// Whether the data root is available, which means that it contains digestfix's own
-    /// directory. Each run creates that directory before anything else. If the disk is
-    /// not mounted, its mount point does not contain it.
+    /// directory. Each run creates this directory before anything else. If the disk of
+    /// the data root is not mounted, the directory is missing.
     pub fn leads_to_a_data_root(&self) -> bool {
         self.data_root.join(STATE_DIR).is_dir()
     }
@@ -130,11 +130,15 @@ impl Marker {
     pub fn gone(&self, id: &str) -> String {
         let put_back = self.config_file.as_ref().map_or_else(String::new, |file| {
             let (aside, file) = (beside(file, id), file.display());
-            format!("rename {} to {file} if it exists, and ", aside.display())
+            format!(
+                "rename {} to {file} (if the first file exists), and ",
+                aside.display()
+            )
         });
         format!(
-            "run {id} was interrupted, and its data root {} is not there (yet). Once it is there: digestfix \
-             recover, without options. If it is gone for good: {put_back}remove {}",
+            "run {id} was interrupted, and its data root {} is not available. As soon as the data \
+             root is available again: digestfix recover, without options. If the data root is \
+             lost: {put_back}remove {}",
             self.data_root.display(),
             path(Path::new(PENDING), id).display()
         )
@@ -161,13 +165,13 @@ impl Marker {
         let marker: Self = serde_json::from_slice(&bytes)?;
         if marker.digestfix_pending != VERSION {
             return Err(io::Error::other(format!(
-                "it has version {}; this digestfix knows version {VERSION}",
+                "the file has version {}, but this digestfix reads only version {VERSION}",
                 marker.digestfix_pending
             )));
         }
         let config_file = marker.config_file.as_ref();
         if marker.data_root.is_relative() || config_file.is_some_and(|path| path.is_relative()) {
-            return Err(io::Error::other("its paths are not absolute"));
+            return Err(io::Error::other("the paths in the file are not absolute"));
         }
         Ok(Some(marker))
     }
@@ -214,7 +218,7 @@ pub fn sweep(pending: &Path) {
     for file in fs::read_dir(pending).into_iter().flatten().flatten() {
         let path = file.path();
         if path.as_os_str().as_bytes().ends_with(b".json.new") {
-            // Ignore the error: nothing reads this file.
+            // Ignore the error: nothing reads a half-written marker.
             let _ = directory::remove(&path);
         }
     }
@@ -249,7 +253,7 @@ fn make(pending: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::time::Duration;
 

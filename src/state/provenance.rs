@@ -1,8 +1,8 @@
 //! Provenance: the evidence that digestfix had for the digests on a host. For each digest
-//! that `apply` wrote, a file in the data root contains the trust and the source of its
+//! that `apply` wrote, a file in the data root contains the trust and the source of the
 //! claim.
 //!
-//! The file is only for people: digestfix works without it.
+//! Only people need this file: digestfix works without it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,7 +23,8 @@ const VERSION: u32 = 1;
 /// The largest provenance file that digestfix reads, in bytes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The digests that digestfix wrote. The keys are references in familiar form.
+/// The digests that digestfix wrote. The keys are references in Docker's familiar form,
+/// such as `alpine@sha256:…`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     version: u32,
@@ -60,8 +61,8 @@ impl Provenance {
         names.filter_map(|name| Reference::parse(name).ok())
     }
 
-    /// Adds the references that a plan wrote, and removes entries that are no longer
-    /// true.
+    /// Adds the references that a plan wrote. Removes references that no longer point at
+    /// the image that digestfix wrote.
     fn note(&mut self, plan: &Plan) {
         for change in &plan.changes {
             if let (Some(image), Some(target)) = (&change.to, plan.basis(&change.reference))
@@ -81,8 +82,7 @@ impl Provenance {
         });
     }
 
-    /// Reads the file. If there is no file, as before the first `apply`, the result is
-    /// empty.
+    /// Reads the file. The result is empty if there is no file yet.
     pub fn read(images: &ImageDir) -> io::Result<Self> {
         let Some(bytes) = state_file::read(&path(images), MAX_BYTES)? else {
             return Ok(Self::default());
@@ -90,15 +90,15 @@ impl Provenance {
         let provenance: Self = serde_json::from_slice(&bytes)?;
         if provenance.version != VERSION {
             return Err(io::Error::other(format!(
-                "it has version {}; this digestfix knows version {VERSION}",
+                "the file has version {}, but this digestfix reads only version {VERSION}",
                 provenance.version
             )));
         }
         Ok(provenance)
     }
 
-    /// Adds the references that a plan wrote to the file. On an error, the file is
-    /// unchanged.
+    /// Adds the references that a plan wrote, and saves the file. On an error, the file
+    /// is unchanged.
     pub fn record(images: &ImageDir, lock: &RootLock, plan: &Plan) -> io::Result<()> {
         let mut provenance = Self::read(images).unwrap_or_default();
         provenance.note(plan);
@@ -110,7 +110,7 @@ impl Provenance {
     }
 }
 
-/// The path of the file. Each storage driver has its own.
+/// The path of the provenance file. Each storage driver has its own file.
 pub fn path(images: &ImageDir) -> PathBuf {
     state_file::path(
         images.data_root(),
@@ -119,7 +119,7 @@ pub fn path(images: &ImageDir) -> PathBuf {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

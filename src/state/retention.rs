@@ -1,8 +1,8 @@
-//! Retention: how many former reference stores digestfix keeps beside the one in use, and
-//! how many records in the [`history`].
+//! Retention: how many backups of the reference store digestfix keeps, and how many
+//! records in the [`history`].
 //!
-//! `Limits::expendable` decides which files to remove; the other functions read the
-//! directories and remove the files. The last good store is always kept, regardless of
+//! `Limits::expendable` decides which files to remove. The other functions read the
+//! directories and remove the files. The newest good backup always stays, regardless of
 //! the limits and the clock.
 
 use std::cell::LazyCell;
@@ -22,10 +22,10 @@ use crate::store::repositories::{self, Store};
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 
-/// How many of the newest backups are kept regardless of their age.
+/// How many of the newest backups digestfix keeps regardless of their age.
 const WHATEVER_THEIR_AGE: usize = 3;
 
-/// How many of the newest records are kept, with or without a backup.
+/// How many of the newest records digestfix keeps, with or without a backup.
 const RECORDS: usize = 200;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -45,7 +45,7 @@ impl Default for Limits {
     }
 }
 
-/// A former reference store.
+/// A backup is a former reference store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Backup {
     /// The ID of the transaction that made the backup.
@@ -68,8 +68,8 @@ impl Limits {
         is_good: impl Fn(&str) -> bool,
     ) -> Vec<String> {
         newest_first(&mut backups);
-        // The position of the newest good backup. Evaluated only if a backup is about to
-        // be removed, because `is_good` reads whole files.
+        // The position of the newest good backup. digestfix looks for it only if a backup
+        // is about to be removed, because `is_good` reads whole files.
         let ids: Vec<String> = backups.iter().map(|backup| backup.id.clone()).collect();
         let last_good = LazyCell::new(|| ids.iter().position(|id| is_good(id)));
         let longest = DAY * self.days;
@@ -86,8 +86,9 @@ impl Limits {
     }
 }
 
-/// Sorts backups by the numbers of their records. A backup without a number counts as
-/// just after the highest number among the backups whose IDs sort before its own.
+/// Sorts backups by the numbers of their records, newest first. For a backup without a
+/// number, digestfix finds the highest number among the backups with smaller IDs. The
+/// backup without a number counts as newer than the backup that has this number.
 fn newest_first(backups: &mut [Backup]) {
     let mut by_id: Vec<(String, Option<u64>)> = backups
         .iter()
@@ -123,8 +124,8 @@ fn began(id: &str) -> Option<SystemTime> {
 }
 
 /// Removes old backups and records. Returns an error for each file that could not be
-/// removed. `present` is the transaction that has just ended. If `limits` is `None`, as
-/// after a failure, keeps every backup.
+/// removed. `present` is the ID of the transaction that has just ended. If `limits` is
+/// `None`, every backup stays. This is so after a failed transaction.
 pub fn enforce(
     images: &ImageDir,
     lock: &RootLock,
@@ -162,8 +163,8 @@ fn remove(path: &Path) -> Option<String> {
     ))
 }
 
-/// The backups of this store: plain files with the name and the owner of digestfix's
-/// backups.
+/// The backups of this reference store: plain files that have the name and the owner of a
+/// backup by digestfix.
 fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     let Ok(listing) = fs::read_dir(images.path()) else {
         return Vec::new();
@@ -188,7 +189,7 @@ fn backups(images: &ImageDir, numbers: &BTreeMap<&str, u64>) -> Vec<Backup> {
     found
 }
 
-/// The number of former reference stores that are kept.
+/// The number of backups of this reference store.
 pub fn count(images: &ImageDir) -> usize {
     backups(images, &BTreeMap::new()).len()
 }

@@ -1,4 +1,4 @@
-//! Finds the transaction in the history to roll back, and plans its reversal.
+//! Finds in the history the transaction to roll back, and plans its reversal.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::sys::shell;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RollbackBlocker {
-    #[error("there is no transaction here to roll back")]
+    #[error("there is no transaction to roll back")]
     None,
     #[error("there is no transaction {0} in the history of this data root")]
     NotFound(String),
@@ -26,26 +26,26 @@ impl RollbackBlocker {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::NotEnded(_) => {
-                "wait until it has ended; if no run is at work: digestfix recover".to_owned()
+                "wait until the transaction has ended; if its run was interrupted: digestfix recover".to_owned()
             }
             Self::RolledBack { by, .. } => {
                 format!(
-                    "to make its changes again, roll back that rollback: digestfix rollback {by}"
+                    "to make the changes again, roll back the rollback: digestfix rollback {by}"
                 )
             }
             Self::OtherDriver { id, driver } => {
                 let driver = shell::word(driver);
-                format!("if Docker uses that driver: digestfix rollback --driver {driver} {id}")
+                format!("if Docker uses that storage driver: digestfix rollback --driver {driver} {id}")
             }
             Self::None | Self::NotFound(_) | Self::ChangedNothing { .. } => {
-                "to see which transactions there are: digestfix history".to_owned()
+                "to see the transactions: digestfix history".to_owned()
             }
         })
     }
 }
 
-/// The IDs of the transactions that were rolled back, each with the ID of its rollback.
-/// Leaves out rollbacks that were themselves rolled back. `records` are oldest first.
+/// For each transaction that was rolled back, the ID of its rollback. Leaves out
+/// rollbacks that were rolled back themselves. `records` begins with the oldest record.
 pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
     let mut found = BTreeMap::new();
     for record in records.iter().rev() {
@@ -59,8 +59,8 @@ pub fn rolled_back(records: &[Record]) -> BTreeMap<&str, &str> {
     found
 }
 
-/// Finds the transaction to roll back: the one with this ID, or else the newest one that
-/// is in effect. `records` are oldest first.
+/// Plans how to roll back the transaction with this ID. Without an ID, plans to roll back
+/// the newest transaction that is in effect. `records` begins with the oldest record.
 pub fn reversal(
     records: &[Record],
     id: Option<&str>,
@@ -125,7 +125,7 @@ pub fn reversal(
             change: change.into(),
         }));
     }
-    // A later claim about a reference replaces an earlier one.
+    // A later claim about a reference replaces an earlier claim about it.
     for claim in earlier.iter().filter(own).flat_map(|record| &record.claims) {
         let basis = Basis {
             claim: claim.claim.clone(),
@@ -140,10 +140,10 @@ pub fn reversal(
 
 fn changed_nothing(record: &Record) -> Option<String> {
     match &record.result {
-        Some(End::Undone { why }) => Some(format!("it failed and was undone ({why})")),
+        Some(End::Undone { why }) => Some(format!("the transaction failed and was undone ({why})")),
         Some(End::Recovered {
             references: Side::Old,
-        }) => Some("it was interrupted before it changed anything".to_owned()),
+        }) => Some("the transaction was interrupted before its first change".to_owned()),
         _ if record.is_empty() => Some("there was nothing left to do".to_owned()),
         _ => None,
     }

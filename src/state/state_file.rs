@@ -1,4 +1,5 @@
-//! Small files in the data root. Each is read or replaced completely, or not at all.
+//! Small files in the data root. digestfix reads or replaces each file completely, or not
+//! at all.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,7 +14,7 @@ use crate::store::data_root::STATE_DIR;
 use crate::sys::directory;
 use crate::sys::plain_file::{self, Links};
 
-/// The ending of such a file's name until the file is complete.
+/// The ending of a file's name while the file is half-written.
 const HALF_WRITTEN: &str = ".json.new";
 
 /// The path of a file with this name in a data root.
@@ -35,7 +36,9 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     let metadata = file.metadata()?;
     let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
     if !trusted || metadata.mode() & 0o022 != 0 {
-        return Err(io::Error::other("users other than root can write it"));
+        return Err(io::Error::other(
+            "users other than root can write to the file",
+        ));
     }
     if metadata.len() > max {
         return Err(io::Error::other("too large"));
@@ -46,12 +49,12 @@ pub fn read(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Replaces the file, and returns once the new file is on disk. On an error, the file is
-/// unchanged, with one exception: if the file was replaced but its directory could not be
-/// synced, a power cut may bring back the old file.
+/// unchanged, with one exception. If digestfix replaced the file but could not fsync its
+/// directory, a power cut may bring back the old file.
 pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     let new = half_written(path);
-    // A killed run may have left such a file. The lock proves that no other run is
-    // active.
+    // A killed run may have left a half-written file. The lock proves that no other run
+    // is active.
     directory::remove(&new)?;
     let mut file = OpenOptions::new()
         .write(true)
@@ -69,8 +72,8 @@ pub fn write(path: &Path, _lock: &RootLock, bytes: &[u8]) -> io::Result<()> {
     directory::sync(path)
 }
 
-/// Removes the file, and the half-written file that a killed run may have left. Returns
-/// once the removal is on disk.
+/// Removes the file, and the half-written file that a killed run may have left. When this
+/// function returns, the removal of both files has reached the disk.
 pub fn remove(path: &Path, _lock: &RootLock) -> io::Result<()> {
     directory::remove(path)?;
     directory::remove(&half_written(path))?;

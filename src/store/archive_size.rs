@@ -24,8 +24,9 @@ struct Layer {
     size: u64,
 }
 
-/// The size of an archive from Docker's own image store, which saves layers unpacked. Its
-/// layer database contains their sizes (moby `layer/filestore.go`).
+/// The size of an archive from Docker's classic image store, which saves layers
+/// uncompressed. The layer database of this store contains the sizes of the layers (moby
+/// `layer/filestore.go`).
 pub fn unpacked<'a>(
     store: &ImageDir,
     images: impl IntoIterator<Item = &'a ImageId>,
@@ -35,7 +36,7 @@ pub fn unpacked<'a>(
         let config = fs::read_to_string(store.configs().join(image.hex())).ok()?;
         let mut chain: Option<String> = None;
         for layer in Resolved::of_config(&config).layers? {
-            // A layer's name is a hash over this layer and all layers below it
+            // The name of a layer is a hash over this layer and all layers below it
             // (image-spec 1.1, `config.md`, ChainID).
             let name = match chain {
                 Some(below) => {
@@ -54,7 +55,8 @@ pub fn unpacked<'a>(
     Some(sizes.values().sum())
 }
 
-/// The size of an archive from the containerd image store, which saves blobs as they are.
+/// The size of an archive from the containerd image store, which saves blobs without
+/// changing them.
 pub fn packed<'a>(
     content: &ContentStore,
     targets: impl IntoIterator<Item = &'a Digest>,
@@ -72,7 +74,7 @@ pub fn packed<'a>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

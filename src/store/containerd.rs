@@ -1,9 +1,9 @@
 //! The containerd image store of Docker: the engine's references, each with its image.
 //!
-//! In this store, the engine's ID for an image is the digest of its manifest or index. If
-//! an image was loaded from an archive, that manifest does not come from the registry. In
-//! both cases the config identifies the image, because the digest of the config is the
-//! image's ID in Docker's own store and in claims. digestfix reads configs from
+//! In this store, the engine's ID for an image is the digest of the image's manifest or
+//! index. If an image was loaded from an archive, its manifest does not come from the
+//! registry. So digestfix identifies all images by their configs: the digest of the
+//! config is the image's ID in Docker's classic store and in claims. Configs are in
 //! containerd's content store.
 
 use std::cell::RefCell;
@@ -29,12 +29,12 @@ pub struct ContainerdStore {
     pub images: BTreeSet<ImageId>,
     content: ContentStore,
     platform: Platform,
-    /// The references that have their own record in containerd. A digest that the engine
-    /// finds by a tag's record is not among them.
+    /// The references that have their own record in containerd. Leaves out a digest that
+    /// has no record of its own, and that the engine finds through the record of a tag.
     own: BTreeMap<Reference, Own>,
     known: BTreeMap<Digest, Option<Found>>,
     listing: Listing,
-    /// The engine's answers for the references about which digestfix asked by name.
+    /// The engine's answers about the references that digestfix looked up by name.
     asked: BTreeMap<Reference, Option<Listed>>,
     made_up: BTreeMap<Reference, ImageId>,
     hollow: BTreeSet<Reference>,
@@ -44,7 +44,8 @@ pub struct ContainerdStore {
     layers: RefCell<BTreeMap<Digest, BTreeSet<Digest>>>,
 }
 
-/// The image and the manifest or index of a reference that has its own record.
+/// For a reference that has its own record in containerd: the image, and the manifest or
+/// index that the record points at.
 #[derive(Debug, Clone)]
 struct Own {
     image: ImageId,
@@ -55,9 +56,10 @@ struct Own {
 #[derive(Debug, Clone)]
 struct Found {
     image: ImageId,
-    /// The digest of the image's own manifest.
+    /// The digest of the image's own manifest, even if the engine found the image through
+    /// an index.
     manifest: Digest,
-    /// Whether an engine created that manifest, so that no registry serves it.
+    /// Whether an engine created the manifest, so that no registry serves it.
     made_up: bool,
     /// Whether a layer that the manifest names is missing from the content store.
     lacks_layers: bool,
@@ -101,8 +103,8 @@ impl ContainerdStore {
         Ok(read)
     }
 
-    /// Asks the engine about digest references that its list may omit, once for each.
-    /// Returns whether it asked about any.
+    /// Asks the engine about digest references that the engine's list may omit, once for
+    /// each reference. Returns whether it asked the engine at all.
     pub async fn ask(
         &mut self,
         engine: &impl Images,
@@ -127,8 +129,8 @@ impl ContainerdStore {
         Ok(any)
     }
 
-    /// The image that the engine finds by a reference. Asks the engine only if its list
-    /// of images does not show the answer.
+    /// The image that the engine finds by a reference. If the list of images does not
+    /// show which image the reference points at, digestfix asks the engine.
     pub async fn find(
         &self,
         engine: &impl Images,
@@ -143,8 +145,8 @@ impl ContainerdStore {
         }
     }
 
-    /// Adds an image without a reference, because a claim can give it a name and a
-    /// digest.
+    /// Adds an image that has no reference, because a claim can give this image a name
+    /// and a digest.
     fn take_nameless(&mut self, listed: &Listed) {
         let target = listed.target();
         if let Some(target) = target
@@ -165,8 +167,8 @@ impl ContainerdStore {
         };
         let tag = listed.tag_beside(reference);
         let follows = reference.digest().is_some() && tag.is_some();
-        // Do not count this digest as a reference, because nothing shows that the image
-        // was ever pulled by it.
+        // Do not count this digest as a reference: nothing shows that the image was ever
+        // pulled by this digest.
         if follows && found.made_up {
             self.made_up.insert(reference.clone(), found.image);
             return;
@@ -188,23 +190,25 @@ impl ContainerdStore {
         }
     }
 
-    /// Whether the engine finds the digest by a tag, and `docker save` seems to have
-    /// created the digest's manifest. Such a digest does not count as a reference.
+    /// Whether the digest is a generated one: the engine finds the digest by a tag, and
+    /// `docker save` seems to have created its manifest. Such a digest does not count as
+    /// a reference.
     pub fn is_made_up(&self, reference: &Reference) -> bool {
         self.made_up.contains_key(reference)
     }
 
-    /// Counts this digest as a reference although its manifest looks generated, because a
-    /// registry serves it.
+    /// Counts a digest as a reference, although an engine seems to have generated its
+    /// manifest. For callers that know that a registry serves this manifest.
     pub fn accept(&mut self, reference: &Reference) {
         if let Some(image) = self.made_up.remove(reference) {
-            // The reference is not in the store yet, so `insert` succeeds.
+            // `insert` succeeds, because the reference is not in the store yet.
             let _ = self.store.insert(reference, &image);
         }
     }
 
-    /// The manifest or index with a digest, and those of its manifests that the content
-    /// store contains. Manifests that look generated are left out.
+    /// The manifest or index with this digest. For an index, also the manifests below the
+    /// index that the content store contains. Leaves out manifests that an engine seems
+    /// to have generated.
     pub fn manifests(&self, digest: &Digest) -> BTreeMap<Digest, String> {
         let mut found = self.content.manifests(digest);
         found.retain(|_, text| {
@@ -270,8 +274,8 @@ impl ContainerdStore {
         platform.is_some_and(|platform| self.platform.rank(&platform).is_some())
     }
 
-    /// Whether the engine would select the manifests in `way`, which means that from each
-    /// index in `way` it selects a manifest that is also in `way`.
+    /// Whether the engine would choose the manifests in `way`. From each index in `way`,
+    /// the engine must choose a manifest that is also in `way`.
     pub fn takes(&self, way: &BTreeMap<Digest, String>) -> bool {
         way.values().all(|text| {
             let Ok(Manifest::Index(children)) = Manifest::parse(text.as_bytes()) else {
@@ -293,8 +297,8 @@ impl ContainerdStore {
         self.content.proof(digest, image)
     }
 
-    /// Whether the image has a reference with its own record, other than the references
-    /// in `without`.
+    /// Whether a reference with its own record in containerd points at this image.
+    /// Ignores the references in `without`.
     pub fn has_another(&self, without: &BTreeSet<&Reference>, image: &ImageId) -> bool {
         let mut others = self
             .own
@@ -303,9 +307,9 @@ impl ContainerdStore {
         others.any(|(_, other)| other.image == *image)
     }
 
-    /// The references with their own record that point at the image of a digest, except
-    /// those that are dropped with the digest. Returns each reference with its manifest
-    /// or index.
+    /// The references with their own record in containerd that point at `image`, each
+    /// with its manifest or index. Leaves out the references that Docker drops together
+    /// with the reference `pinned`.
     pub fn others<'a>(
         &'a self,
         pinned: &'a Reference,
@@ -331,9 +335,9 @@ impl ContainerdStore {
         self.own.remove(reference);
     }
 
-    /// Whether the layers of a reference are missing: the content store does not contain
-    /// them in the form that the registry serves, or the engine reports them as missing.
-    /// Both are checked, because layers in the content store may belong to another client
+    /// Whether layers of a reference are missing. Layers are missing if the content store
+    /// does not contain their blobs, or if the engine reports them as missing. Both
+    /// checks are needed, because blobs in the content store may belong to another client
     /// of containerd.
     pub fn is_hollow(&self, reference: &Reference) -> bool {
         self.hollow.contains(reference)
@@ -344,20 +348,22 @@ impl ContainerdStore {
         &self.hollow
     }
 
-    /// The images that no reference points at, each with the ID that Docker shows for it.
+    /// The images that no reference points at, each with the ID that Docker shows for the
+    /// image.
     pub fn nameless(&self) -> impl Iterator<Item = (&ImageId, &Digest)> {
         let named: BTreeSet<ImageId> = self.store.references().map(|(_, image)| image).collect();
         let nameless = self.nameless.iter();
         nameless.filter(move |(image, _)| !named.contains(image))
     }
 
-    /// Whether the engine has references, but the image of none of them could be read.
+    /// Whether the engine has references, but digestfix could not read the image of any
+    /// of them.
     pub fn nothing_was_read(&self) -> bool {
         self.own.is_empty() && !self.unread.is_empty()
     }
 
-    /// References whose manifest cannot be found, or has no image for the engine's
-    /// platform.
+    /// References whose manifest cannot be found, or whose index has no image for the
+    /// engine's platform.
     pub const fn unread(&self) -> &BTreeSet<Reference> {
         &self.unread
     }

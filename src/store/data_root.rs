@@ -24,15 +24,14 @@ pub(crate) use store_file::is_made_of;
 /// The directory in a data root for digestfix's own files.
 pub const STATE_DIR: &str = "digestfix";
 
-/// One storage driver's image directory.
+/// The image directory of one storage driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageDir {
     data_root: PathBuf,
     driver: String,
 }
 
-/// Whether a storage driver's name is safe as a directory name, because it names a direct
-/// subdirectory.
+/// Whether a storage driver's name is safe as the name of a direct subdirectory.
 pub fn is_driver_name(driver: &str) -> bool {
     !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
 }
@@ -45,10 +44,10 @@ pub enum ReadError {
         images: usize,
         former: Option<PathBuf>,
     },
-    #[error("{path}: not a plain file", path = .0.display())]
+    #[error("{path} is not a plain file", path = .0.display())]
     NotAFile(PathBuf),
     /// The file belongs neither to root nor to the owner of its directory.
-    #[error("{path}: belongs to user {uid}, who is neither root nor the owner of its directory", path = path.display())]
+    #[error("{path} belongs to user {uid}, who is neither root nor the owner of its directory", path = path.display())]
     Owner { path: PathBuf, uid: u32 },
     #[error("{path}: {damage} ({error})", path = path.display())]
     Content {
@@ -61,13 +60,13 @@ pub enum ReadError {
     Io { path: PathBuf, error: io::Error },
 }
 
-/// Advice while Docker is running. Docker read the file before it was damaged.
-const WHILE_IT_RUNS: &str = "a running Docker still has the names; to make it write the file again: docker \
+/// Advice while Docker is running. Docker read the file before the file was damaged.
+const WHILE_IT_RUNS: &str = "a running Docker still knows the names; to make Docker write the file again: docker \
                              tag $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now. \
                              With Docker stopped: ";
 
-/// The consequences of a damaged file, and how to recover the names.
-const NAMES_BACK: &str = "the images have no names then; to get the names back from a former \
+/// What Docker does after a file was damaged, and how to recover the names of the images.
+const NAMES_BACK: &str = "after that, the images have no names; to get the names back from an older \
                           repositories.json: digestfix apply --from OLD --tags";
 
 fn former_or(former: Option<&Path>, path: &Path, otherwise: impl FnOnce() -> String) -> String {
@@ -82,9 +81,11 @@ fn former_or(former: Option<&Path>, path: &Path, otherwise: impl FnOnce() -> Str
 
 fn missing(images: usize) -> String {
     match images {
-        0 => "there is no reference store here".to_owned(),
-        1 => "the reference store is missing, and 1 image is here".to_owned(),
-        several => format!("the reference store is missing, and {several} images are here"),
+        0 => "the reference store does not exist".to_owned(),
+        1 => "the reference store is missing, but the data root has 1 image".to_owned(),
+        several => {
+            format!("the reference store is missing, but the data root has {several} images")
+        }
     }
 }
 
@@ -92,16 +93,17 @@ impl ReadError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::Missing { images: 0, .. } => {
-                "start Docker once, which writes one: systemctl start docker.service".to_owned()
+                "start Docker once, which writes a reference store: systemctl start docker.service"
+                    .to_owned()
             }
             Self::Missing { path, former, .. } => {
                 let otherwise = former_or(former.as_deref(), path, || {
-                    format!("start Docker, which writes an empty one; {NAMES_BACK}")
+                    format!("start Docker, which writes an empty reference store; {NAMES_BACK}")
                 });
                 format!("{WHILE_IT_RUNS}{otherwise}")
             }
             Self::NotAFile(path) => format!(
-                "ls -l {path}; if it is a link, replace it by its target: cp --remove-destination \
+                "ls -l {path}; if the file is a link, replace the link by its target: cp --remove-destination \
                  \"$(readlink -f {path})\" {path}",
                 path = shell::path(path)
             ),
@@ -145,7 +147,8 @@ impl ReadError {
 }
 
 impl ImageDir {
-    /// The image directory of a storage driver. Does not read the directory yet.
+    /// The image directory of a storage driver. This function does not read the directory
+    /// yet.
     pub fn new(data_root: &Path, driver: &str) -> Self {
         Self {
             data_root: data_root.to_owned(),
@@ -195,7 +198,7 @@ impl ImageDir {
     }
 
     /// The images that are not the parent of another image. `docker build` leaves an
-    /// image for each of its steps (moby `image/fs.go`, v28.5:
+    /// image for each of its steps (moby `image/fs.go`, v28.5,
     /// `metadata/sha256/ID/parent`).
     pub fn leaves(&self) -> Result<BTreeSet<ImageId>, ReadError> {
         let mut leaves = self.image_ids()?;
@@ -256,8 +259,9 @@ pub(crate) fn user_of(path: &Path) -> Option<u32> {
         .find(|pid| holds_open(*pid, &file))
 }
 
-/// Whether a process has a file open. Also false if digestfix may not see that, for
-/// example in a service with few capabilities (`ptrace(2)`, access mode checking).
+/// Whether a process has a file open. Also false if digestfix has no permission to see
+/// this, for example in a service with few capabilities (`ptrace(2)`, access mode
+/// checking).
 fn holds_open(pid: u32, sought: &fs::Metadata) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;

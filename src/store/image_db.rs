@@ -12,20 +12,19 @@ use crate::store::data_root::{ImageDir, ReadError};
 use crate::store::images::Images;
 use crate::sys::plain_file::{self, Links};
 
-/// The images whose config is on the disk. Each image is looked up by itself, because
-/// listing a directory of a hundred thousand images would take longer than the rest of
-/// the run.
+/// The images whose config is on the disk. Looks up each image separately: listing a
+/// directory of a hundred thousand images would take longer than the rest of the run.
 #[derive(Debug)]
 pub struct ImageDb<'a> {
     images: &'a ImageDir,
     listed: OnceCell<BTreeSet<ImageId>>,
-    /// The first error of any lookup.
+    /// The first error that occurred in any lookup.
     error: RefCell<Option<ReadError>>,
 }
 
 impl<'a> ImageDb<'a> {
-    /// Calls `questions` with the images of this directory. If a lookup in `questions`
-    /// fails, returns the first error.
+    /// Calls `questions`, which looks up images in this directory. If a lookup fails,
+    /// returns the first error.
     pub fn ask<T>(
         images: &'a ImageDir,
         questions: impl FnOnce(&Self) -> T,
@@ -92,7 +91,7 @@ impl Images for ImageDb<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use tempfile::TempDir;
 

@@ -1,4 +1,4 @@
-//! The images of a host, as a plan looks them up.
+//! Image lookup: what a plan needs to know about the images of a host.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::image::platform::Platform;
 /// The images whose config an image store contains.
 ///
 /// A plan looks up only the images that its claims are about, because a host may have a
-/// hundred thousand others.
+/// hundred thousand other images.
 pub trait Images {
     fn has(&self, image: &ImageId) -> bool;
 

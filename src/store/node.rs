@@ -2,9 +2,9 @@
 //! them.
 //!
 //! A record is a name for a manifest or index. An import creates a new manifest, so a
-//! record `NAME@DIGEST` may point at a manifest with another digest. The CRI, and
-//! therefore the kubelet, uses only the name. The CRI reports which image a record
-//! belongs to: its image IDs are digests of configs, as with Docker.
+//! record `NAME@DIGEST` may point at a manifest with another digest. For the CRI, and
+//! therefore for the kubelet, only the name counts. The CRI reports which image a record
+//! belongs to. The CRI's image IDs are digests of configs, as with Docker.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,22 +15,22 @@ use crate::image::reference::Reference;
 use crate::store::repositories::Store;
 use crate::sys::in_flight::all;
 
-/// The label of records that the CRI manages. For a record without this label, the CRI
-/// creates additional records (containerd 1.6 to 2.1, `cri/store/image`,
+/// The label of records that the CRI manages. If a record does not have this label, the
+/// CRI creates additional records (containerd 1.6 to 2.1, `cri/store/image`,
 /// `imageLabelKey`).
 pub const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 
-/// The label that contains the transaction that created a record.
+/// The label with the ID of the transaction that created a record.
 pub const TRANSACTION: &str = "digestfix.transaction";
 
-/// The label that contains the digest at which a record pointed when it was created.
+/// The label with the digest at which a record pointed when digestfix created the record.
 pub const MADE_FOR: &str = "digestfix.target";
 
-/// The most manifests to read at once. A node has a few hundred images, each for about a
-/// dozen platforms.
+/// The maximum number of manifests to read at once. A node has a few hundred images, each
+/// for about a dozen platforms.
 const MOST_MANIFESTS: usize = 20_000;
 
-/// The most bytes of manifests to keep in memory.
+/// The maximum size in bytes of all manifests in memory.
 const MOST_BYTES: usize = 256 * 1024 * 1024;
 
 /// The records of a node, and their images.
@@ -44,14 +44,15 @@ pub struct NodeStore {
     records: BTreeMap<String, Record>,
     /// For each image, the names of the records that point at it.
     leading: BTreeMap<ImageId, Vec<String>>,
-    /// The digests that were looked up in the content store.
+    /// The digests that digestfix has looked up in the content store.
     looked_for: BTreeSet<Digest>,
     read: BTreeMap<Digest, (Manifest, String)>,
     bytes: usize,
 }
 
 /// The name of a record as a reference. `None` if the CRI does not find the record by
-/// this name: a name needs a domain and namespace, and either a tag or a digest.
+/// this name. For the CRI, a name needs a domain and namespace, and either a tag or a
+/// digest.
 fn reference(name: &str) -> Option<Reference> {
     let reference = Reference::parse(name).ok()?;
     let is_either = reference.tag().is_some() != reference.digest().is_some();
@@ -91,7 +92,8 @@ impl NodeStore {
         };
         let mut images: BTreeMap<String, ImageId> = BTreeMap::new();
         for image in cri {
-            // The CRI keeps one more record for each image, whose name is the image ID.
+            // For each image, the CRI keeps one more record, which has the image ID as
+            // its name.
             images.insert(image.id.to_string(), image.id.clone());
             images.extend(image.names.into_iter().map(|name| (name, image.id.clone())));
         }
@@ -116,8 +118,8 @@ impl NodeStore {
         read
     }
 
-    /// Reads the manifests with these digests, and the manifests on this node that they
-    /// refer to.
+    /// Reads the manifests with these digests. For an index, also reads the manifests
+    /// below the index that this node has.
     pub async fn learn(
         &mut self,
         node: &impl Node,
@@ -128,8 +130,8 @@ impl NodeStore {
         for _ in 0..=MAX_INDEX_DEPTH {
             wanted.retain(|digest| self.looked_for.insert(digest.clone()));
             let mut listed = Vec::new();
-            // Read only a few manifests at a time, so that few bytes are in memory before
-            // they are counted.
+            // Read only a few manifests at a time, because digestfix can count their
+            // bytes only after reading them into memory.
             for some in wanted.chunks(AT_ONCE) {
                 let asked = some.iter().map(|digest| node.manifest(digest));
                 for (digest, text) in some.iter().zip(all(asked, AT_ONCE).await?) {
@@ -157,7 +159,7 @@ impl NodeStore {
         Ok(())
     }
 
-    /// Like [`Self::learn`], for the digest of each digest reference.
+    /// Like [`Self::learn`], for the digests in all digest references.
     pub async fn learn_all(&mut self, node: &impl Node) -> Result<(), ContainerdError> {
         let references = self.store.references();
         let digests = references.filter_map(|(reference, _)| reference.digest().cloned());
@@ -173,14 +175,15 @@ impl NodeStore {
     }
 
     /// Whether an import or `docker save` seems to have created the manifest with this
-    /// digest, so that no registry has it. `ctr images import --digests` records such
-    /// digests.
+    /// digest, so that no registry has it. `ctr images import --digests` records the
+    /// digests of such manifests.
     pub fn is_made_up(&self, digest: &Digest) -> bool {
         let read = self.read.get(digest);
         read.is_some_and(|(manifest, _)| is_made_up(manifest))
     }
 
-    /// The references, except generated digests that no claim names.
+    /// The references, except generated digests. Includes a generated digest only if a
+    /// claim names this digest.
     pub fn without_made_up(&self, is_asked_for: impl Fn(&Reference) -> bool) -> Store {
         let mut store = self.store.clone();
         for (reference, _) in self.store.references() {
@@ -192,16 +195,18 @@ impl NodeStore {
         store
     }
 
-    /// The references whose digest belongs to a generated manifest, in familiar form.
+    /// The digest references that belong to a generated manifest, in Docker's familiar
+    /// form.
     pub fn made_up(&self) -> BTreeSet<String> {
         let references = self.store.references().map(|(reference, _)| reference);
         let made_up = references.filter(|one| one.digest().is_some_and(|own| self.is_made_up(own)));
         made_up.map(|one| one.familiar()).collect()
     }
 
-    /// The manifests that prove that an image has a digest: the image's own manifest, or
-    /// an index and each manifest between the index and the image. Only manifests that
-    /// were read count.
+    /// The manifests that prove that an image has a digest. These are the image's own
+    /// manifest, or an index and everything on the way down to the image: nested indexes
+    /// and the image's own manifest. Considers only manifests that digestfix has already
+    /// read.
     pub fn proof(&self, digest: &Digest, image: &ImageId) -> Option<BTreeMap<Digest, String>> {
         self.way(digest, image, 0, &mut BTreeSet::new())
     }
@@ -228,7 +233,8 @@ impl NodeStore {
         Some(way)
     }
 
-    /// The images that have a digest, as proven by the manifests that were read.
+    /// The images that have a digest, according to the manifests that digestfix has
+    /// already read.
     pub fn proven(&self, digest: &Digest) -> BTreeSet<ImageId> {
         let (mut images, mut seen, mut wanted) = (BTreeSet::new(), BTreeSet::new(), vec![digest]);
         while let Some(digest) = wanted.pop() {
@@ -251,10 +257,10 @@ impl NodeStore {
         self.records.get(&reference.full())
     }
 
-    /// The target for a new record of an image. In order of preference, this is the
-    /// manifest with the reference's digest, if a record points at it; the target of a
-    /// name of the image in the same repository; the target of any other name of the
-    /// image.
+    /// The target for a new record of an image. If a record of the image points at the
+    /// manifest whose digest is in the reference, the target is this manifest. Otherwise,
+    /// it is the target of another name of the image, preferably of a name in the same
+    /// repository.
     pub fn target_for(&self, reference: &Reference, image: &ImageId) -> Option<&Target> {
         let repository = reference.repository();
         let leading = self.leading.get(image)?.iter();
@@ -280,8 +286,8 @@ impl NodeStore {
             .map(|other| other.name.as_str())
     }
 
-    /// A tag in the repository of this reference. A pod may use this tag together with
-    /// the digest.
+    /// A tag in the repository of this reference. A pod may name its image by this tag
+    /// together with the digest.
     pub fn tag_beside(&self, reference: &Reference) -> Option<String> {
         let repository = reference.repository().familiar();
         let mut entries = self.store.entries_of(&repository);

@@ -1,5 +1,5 @@
-//! `repositories.json`: Docker's reference store, read and written exactly as the engine
-//! does.
+//! `repositories.json`: Docker's reference store. digestfix reads and writes this file
+//! exactly as the engine does.
 //!
 //! The format belongs to moby (`daemon/internal/refstore/store.go`, v28.5;
 //! `reference/store.go` up to v23). The file is one JSON object, whose key `Repositories`
@@ -8,9 +8,9 @@
 //! on every change.
 //!
 //! The parser is strict wherever a guess could lose a reference: duplicate keys, wrong
-//! types and invalid text are errors that name the position. Unknown data is kept:
-//! digestfix does not change entries without a meaning or unknown top-level keys, and can
-//! list them.
+//! types and invalid text are errors. The error message names the position. digestfix can
+//! list two kinds of data, and leaves both unchanged: unknown top-level keys, and entries
+//! that the engine ignores.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,14 +31,14 @@ pub use moby_json::Text;
 /// The file's name in `<data-root>/image/<driver>/`.
 pub const FILE_NAME: &str = "repositories.json";
 
-/// The largest file that is read, in bytes. A reference takes about 170 bytes, so such a
-/// file has about 1,500,000 references.
+/// The largest file that digestfix reads, in bytes. A reference takes about 170 bytes, so
+/// a file of this size has about 1,500,000 references.
 pub const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
 const REPOSITORIES: &str = "Repositories";
 
 /// The reference store of one storage driver: the file that was read, and the edits to
-/// it. Clones share the file.
+/// this file. All clones of a store share the file in memory.
 #[derive(Debug, Clone)]
 pub struct Store {
     file: Arc<File>,
@@ -73,7 +73,7 @@ impl PartialEq for Store {
     }
 }
 
-/// One reference, as the file contains it.
+/// One reference, exactly as the file contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
     pub repository: &'a str,
@@ -90,7 +90,9 @@ pub enum Misfit {
     Reference(#[from] ReferenceError),
     /// The engine looks for a reference only in its familiar form and under its own
     /// repository.
-    #[error("the engine looks for it as {key:?} under {repository:?}, not here")]
+    #[error(
+        "the engine looks for this reference as {key:?} under {repository:?}, not at this place"
+    )]
     Misplaced { repository: String, key: String },
     #[error("neither a tag nor a digest")]
     NameOnly,
@@ -112,12 +114,12 @@ pub enum StoreError {
 
 /// The reference already points at another image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it already points at {0}")]
+#[error("the reference already points at {0}")]
 pub struct Occupied(pub String);
 
 impl Store {
     /// Parses a store: one JSON object with the right keys and types. Only white space
-    /// may surround it.
+    /// may surround the object.
     pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, StoreError> {
         Ok(Self {
             file: Arc::new(read::read(bytes.into())?),
@@ -130,9 +132,9 @@ impl Store {
         self.file.text.as_bytes()
     }
 
-    /// The bytes that the engine itself would write: Go's `json.Marshal`, with keys in
-    /// byte order and without a final newline. Unknown top-level keys keep their
-    /// position, and their values are copied verbatim.
+    /// The bytes that the engine itself would write with Go's `json.Marshal`: keys in
+    /// byte order, and no final newline. Unknown top-level keys keep their positions, and
+    /// digestfix copies their values verbatim.
     pub fn text(&self) -> Text {
         moby_json::write(self)
     }
@@ -164,7 +166,7 @@ impl Store {
         .entries()
     }
 
-    /// The entries for one of these digests.
+    /// The entries whose reference contains one of these digests.
     pub fn entries_with(&self, digests: &BTreeSet<String>) -> impl Iterator<Item = Entry<'_>> {
         let lengths: BTreeSet<usize> = digests.iter().map(String::len).collect();
         self.entries().filter(move |entry| {
@@ -181,7 +183,7 @@ impl Store {
         self.entries().filter_map(|entry| entry.meaning().ok())
     }
 
-    /// The top-level keys that this parser does not know, but keeps.
+    /// The top-level keys that digestfix does not know, but keeps.
     pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
         self.file.top_level.iter().filter_map(|entry| match entry {
             TopLevel::Repositories => None,
@@ -204,12 +206,12 @@ impl Store {
         self.get(reference) == Some(image.to_string().as_str())
     }
 
-    /// The value of an entry, even of one that the engine cannot use.
+    /// The value of an entry, even if the engine cannot use the entry.
     pub fn entry(&self, repository: &str, key: &str) -> Option<&str> {
         self.value(repository, key)
     }
 
-    /// Sets an entry that the engine cannot use. Removes it if `value` is `None`.
+    /// Sets an entry that the engine cannot use. If `value` is `None`, removes the entry.
     pub(crate) fn set_entry(&mut self, repository: &str, key: &str, value: Option<String>) {
         let edits = self.edits.entry(repository.to_owned()).or_default();
         edits.insert(key.to_owned(), value);
@@ -230,8 +232,8 @@ impl Store {
         }
     }
 
-    /// Removes a reference. If it was the repository's last one, removes the repository's
-    /// key too. Returns the image that the reference pointed at.
+    /// Removes a reference, and also the repository's key if no other reference is left
+    /// in the repository. Returns the image that the reference pointed at.
     pub fn remove(&mut self, reference: &Reference) -> Option<String> {
         let image = self.get(reference)?.to_owned();
         self.edit(reference, None);
@@ -274,7 +276,7 @@ impl Store {
     }
 }
 
-/// A repository, with its edits.
+/// A repository, with the edits to its references.
 struct Whole<'a> {
     name: &'a str,
     /// The repository's key in the file. `None` if the repository is new, or if the
@@ -292,8 +294,8 @@ impl<'a> Whole<'a> {
     fn references(&self) -> impl Iterator<Item = Held<'a>> + use<'a> {
         let file = self.file;
         let read = move |pair: &Pair| (file.str(pair.key), file.str(pair.value), Some(*pair));
-        // The fast path: most repositories have no edits, and this function is called
-        // often.
+        // Use a fast path for repositories without edits, because most repositories have
+        // none and this function is called often.
         let (as_read, with_edits) = match self.edits {
             None => (self.read, None),
             Some(edits) => (&[][..], Some((self.read, edits))),
@@ -322,7 +324,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// Merges two sequences. Both are sorted by their keys.
+/// Merges two sequences that are both sorted by their keys.
 fn in_order<'a, A, B>(
     one: impl Iterator<Item = (&'a str, A)>,
     other: impl Iterator<Item = (&'a str, B)>,
@@ -345,13 +347,14 @@ fn in_order<'a, A, B>(
 }
 
 impl Entry<'_> {
-    /// Whether the engine finds no image by this key, even if the value were an image ID.
+    /// Whether this entry is useless because of its key: the engine finds no image by
+    /// this key, no matter what the value is.
     pub fn is_passed_over(&self) -> bool {
         self.meaning()
             .is_err_and(|misfit| !matches!(misfit, Misfit::ImageId(_)))
     }
 
-    /// The reference and image that the engine reads in the entry.
+    /// The reference and the image that the engine reads from this entry.
     pub fn meaning(&self) -> Result<(Reference, ImageId), Misfit> {
         meaning(self.repository, self.key, self.value)
     }

@@ -1,12 +1,12 @@
 //! Runs two functions at the same time, one of them on a second thread. A limit
-//! (`RLIMIT_NPROC`, `TasksMax=`) or a system call filter may prevent the start of that
-//! thread.
+//! (`RLIMIT_NPROC`, `TasksMax=`) or a system call filter may prevent the start of the
+//! second thread.
 
 use std::panic::resume_unwind;
 use std::thread::{Builder, scope};
 
-/// Calls both functions. If no second thread can be started, calls the two one after the
-/// other.
+/// Calls both functions at the same time. If no second thread can be started, calls one
+/// function after the other.
 pub(crate) fn at_once<A: Send, B>(
     mut other: impl FnMut() -> A + Send,
     own: impl FnOnce() -> B,

@@ -1,4 +1,4 @@
-//! Directories: create one, unlink a file in one, fsync one.
+//! Creates and fsyncs directories, and unlinks files in them.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -9,7 +9,7 @@ use std::path::Path;
 pub fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Linux checks for a read-only file system before it looks for the file
+        // Linux reports a read-only file system even if the file does not exist
         // (`fs/namei.c`, `do_unlinkat`).
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             match file.symlink_metadata() {
@@ -21,8 +21,8 @@ pub fn remove(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a directory and its missing parents. Everyone may read them, but only root may
-/// write to them.
+/// Creates a directory and its missing parents. Every user may read these directories,
+/// but only root may write to them.
 pub(crate) fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .mode(0o755)
@@ -30,13 +30,13 @@ pub(crate) fn make(directory: &Path) -> io::Result<()> {
         .create(directory)
 }
 
-/// Fsyncs the directory that a file lies in.
+/// Fsyncs the directory that contains a file.
 pub fn sync(file: &Path) -> io::Result<()> {
     File::open(file.parent().unwrap_or(file))?.sync_all()
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 pub(crate) mod tests {
     use std::env;
     use std::os::unix::fs::PermissionsExt;
@@ -44,11 +44,12 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// The variable tells a test that it runs alone in its process. That matters because
-    /// all threads of a process share the umask.
+    /// If this environment variable is set, a test runs alone in its process. The test
+    /// needs this, because all threads of a process share the umask.
     const ALONE: &str = "DIGESTFIX_TEST_UMASK";
 
-    /// Runs the body of the test with this name, with a umask of 0.
+    /// Runs `body` with a umask of 0. `test` is the name of the test that calls this
+    /// function.
     #[track_caller]
     pub(crate) fn with_umask_of_0(test: &str, body: impl FnOnce()) {
         if env::var_os(ALONE).is_some() {
@@ -65,7 +66,8 @@ pub(crate) mod tests {
         assert!(said.contains("1 passed"), "{said}");
     }
 
-    /// The modes of everything below a directory, each directory before the files in it.
+    /// The modes of all files and directories below a directory. Each directory comes
+    /// before the files in it.
     pub(crate) fn modes(directory: &Path) -> Vec<u32> {
         let mut found = Vec::new();
         let mut paths: Vec<_> = fs::read_dir(directory).unwrap().flatten().collect();

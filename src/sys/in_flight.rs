@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Runs all futures, at most `most` at a time, and returns their results in order. After
-/// an error, starts no more futures, but waits for those that were already started.
+/// Runs all futures, no more than `most` at a time, and returns their results in order.
+/// After an error, starts no more futures, but waits for the futures that have already
+/// started.
 pub async fn all<F, T, E>(futures: impl IntoIterator<Item = F>, most: usize) -> Result<Vec<T>, E>
 where
     F: Future<Output = Result<T, E>>,
@@ -52,7 +53,7 @@ where
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::cell::Cell;
     use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Signals that ask this process to end: SIGINT, SIGTERM and SIGHUP. Also makes this
-//! process ignore SIGTSTP.
+//! Signals that ask this process to end, which are SIGINT, SIGTERM and SIGHUP. This
+//! module also makes the process ignore SIGTSTP.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,8 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// Whether this process handles these signals, so that they do not end it by themselves.
+/// Whether this process handles these signals. If not, each of these signals ends the
+/// process at once.
 static LISTENS: AtomicBool = AtomicBool::new(false);
 
 fn signals() -> [(&'static str, SignalKind); 3] {
@@ -25,7 +26,7 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Listens for these signals from now on, so that they do not end the process.
+    /// From now on, listens for these signals, so that they do not end the process.
     pub fn listen() -> std::io::Result<Self> {
         let (sender, received) = watch::channel(None);
         LISTENS.store(true, Ordering::Relaxed);
@@ -42,8 +43,8 @@ impl Interrupt {
                 }
             });
         }
-        // Handle SIGTSTP, because Docker could stay down if Ctrl-Z in a terminal stopped
-        // this process.
+        // Ignore SIGTSTP: if Ctrl-Z in a terminal stopped this process, Docker could stay
+        // down.
         let mut stops = signal(SignalKind::from_raw(Signal::SIGTSTP as i32))?;
         tokio::spawn(async move { while stops.recv().await.is_some() {} });
         Ok(Self { received })
@@ -51,9 +52,9 @@ impl Interrupt {
 
     /// The first signal that has arrived so far, if any.
     pub async fn received(&self) -> Option<&'static str> {
-        // On a single-threaded runtime, the listener runs only when this task yields:
-        // once for the driver, which sees the signal, and once for the task that waits
-        // for the signal.
+        // On a single-threaded runtime, other tasks run only when this task yields. The
+        // first yield lets the runtime's driver see the signal. The second yield lets the
+        // task that waits for the signal run.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         *self.received.borrow()
@@ -73,8 +74,8 @@ impl Interrupt {
     }
 }
 
-/// Waits for a signal that arrives after this call. Without a listener, a signal still
-/// ends the process by itself.
+/// Waits for a signal that arrives after this call. If this process does not listen for
+/// signals, a signal still ends the process at once.
 pub async fn again() {
     let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] =
         signals().map(|(_, kind)| match LISTENS.load(Ordering::Relaxed) {

@@ -1,21 +1,21 @@
-//! Describes errors of serde_json in plain words: why it could not read a text or a
-//! value.
+//! Describes errors of serde_json in plain words: why serde_json could not read a text or
+//! a value.
 
 use serde_json::Error;
 use serde_json::error::Category;
 
-/// The reason, and its position in the text.
+/// The reason for an error, and its position in the text.
 pub(crate) fn in_words(error: &Error) -> String {
     let place = format!("line {} column {}", error.line(), error.column());
     let text = error.to_string();
     let at = format!(" at {place}");
     let reason = match error.classify() {
-        Category::Eof => "it ends too early".to_owned(),
+        Category::Eof => "the JSON ends too early".to_owned(),
         _ => reason(text.strip_suffix(&at).unwrap_or(&text)),
     };
     match error.line() {
-        // serde_json reports line 0 for a value that was already parsed, which has no
-        // position.
+        // serde_json reports line 0 for a value that was already parsed, because such a
+        // value has no position.
         0 => reason,
         _ => format!("{reason}{at}"),
     }
@@ -30,7 +30,7 @@ fn reason(text: &str) -> String {
         ("duplicate field ", "appears twice"),
     ] {
         if let Some(rest) = text.strip_prefix(begin) {
-            return format!("{} {end}", quoted(rest));
+            return format!("\"{}\" {end}", quoted(rest));
         }
     }
     let mismatch = ["invalid type: ", "invalid value: ", "invalid length "]
@@ -40,8 +40,8 @@ fn reason(text: &str) -> String {
         return format!("{} instead of {expected}", kind(found));
     }
     match text {
-        "expected value" => "it is not JSON".to_owned(),
-        "trailing characters" => "there is text after its end".to_owned(),
+        "expected value" => "the text is not JSON".to_owned(),
+        "trailing characters" => "text follows the end of the JSON".to_owned(),
         other => other.to_owned(),
     }
 }
@@ -59,7 +59,7 @@ fn kind(found: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -73,15 +73,18 @@ mod tests {
     #[test]
     fn each_reason_is_told_without_the_parsers_own_words() {
         for (text, expected) in [
-            ("", "it ends too early at line 1 column 0"),
-            ("{\"a\": 1", "it ends too early at line 1 column 7"),
-            ("hello", "it is not JSON at line 1 column 1"),
+            ("", "the JSON ends too early at line 1 column 0"),
+            ("{\"a\": 1", "the JSON ends too early at line 1 column 7"),
+            ("hello", "the text is not JSON at line 1 column 1"),
             (
                 "{\"a\": 1} x",
-                "there is text after its end at line 1 column 10",
+                "text follows the end of the JSON at line 1 column 10",
             ),
-            ("{}", "a is missing at line 1 column 2"),
-            ("{\"a\": 1, \"b\": 2}", "b is not known at line 1 column 12"),
+            ("{}", "\"a\" is missing at line 1 column 2"),
+            (
+                "{\"a\": 1, \"b\": 2}",
+                "\"b\" is not known at line 1 column 12",
+            ),
             ("{\"a\": [1]}", "a list instead of u8 at line 1 column 6"),
             ("{\"a\": \"x\"}", "\"x\" instead of u8 at line 1 column 9"),
             ("{\"a\": -1}", "-1 instead of u8 at line 1 column 8"),

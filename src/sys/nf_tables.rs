@@ -1,10 +1,9 @@
-//! nf_tables over netlink: the part of the kernel's packet filter that one small table
-//! needs.
+//! nf_tables over netlink: creates one small table in the kernel's packet filter.
 //!
-//! The messages are those of `linux/netfilter/nf_tables.h` in a batch of
-//! `linux/netfilter/nfnetlink.h`. The table's owner is the socket that created it
-//! (`NFT_TABLE_F_OWNER`, Linux 5.12): no other process can change the table, and the
-//! kernel removes it when the socket is closed, however the process ends.
+//! `linux/netfilter/nf_tables.h` defines the messages, and `linux/netfilter/nfnetlink.h`
+//! defines a batch of messages. The table's owner is the socket that created it
+//! (`NFT_TABLE_F_OWNER`, Linux 5.12). No other process can change the table. The kernel
+//! removes the table when the socket is closed, even if the process is killed.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -56,10 +55,10 @@ pub enum Hook {
     Output,
 }
 
-/// Metadata of a packet: what the kernel knows about it besides its bytes.
+/// Metadata of a packet, which the packet's bytes do not contain.
 #[derive(Debug, Clone, Copy)]
 pub enum Meta {
-    /// The number of the interface by which the packet leaves, in host byte order.
+    /// The number of the interface through which the packet leaves, in host byte order.
     OutInterface = 5,
     /// IPv4 or IPv6, as one byte.
     Family = 15,
@@ -83,12 +82,12 @@ pub struct Table {
     batch: Vec<u8>,
 }
 
-/// The expressions of a rule. The rule applies to a packet that matches all of them.
+/// The expressions of a rule. The rule applies to a packet that matches all expressions.
 #[derive(Debug, Default)]
 pub struct Rule(Vec<u8>);
 
 impl Table {
-    /// A table of family inet.
+    /// A table for IPv4 and IPv6 (family `inet`).
     pub fn new(name: &str) -> Self {
         let mut table = Self {
             name: name.to_owned(),
@@ -103,8 +102,8 @@ impl Table {
         table
     }
 
-    /// Adds a chain. If `base` is a hook and a priority, packets enter the chain there.
-    /// If `base` is `None`, only packets that a rule sends to the chain enter it.
+    /// Adds a chain. If `base` is a hook and a priority, packets enter the chain at this
+    /// hook. If `base` is `None`, only packets that a rule sends to the chain enter it.
     pub fn chain(&mut self, name: &str, base: Option<(Hook, i32)>) {
         let table = self.name.clone();
         message(&mut self.batch, NFT_MSG_NEWCHAIN, NLM_F_CREATE, |chain| {
@@ -137,8 +136,8 @@ impl Table {
     }
 
     /// Creates the whole table at once. The table exists until the returned socket is
-    /// closed. Fails with `EPERM` without the privilege, and with `EOPNOTSUPP` if the
-    /// kernel lacks nf_tables or owned tables.
+    /// closed. Fails with `EPERM` if the process lacks the privilege, and with
+    /// `EOPNOTSUPP` if the kernel lacks nf_tables or owned tables.
     pub fn create(mut self) -> io::Result<OwnedFd> {
         // Only the last message requests an answer, because answers to all messages could
         // overflow the socket's buffer.
@@ -197,8 +196,8 @@ impl Rule {
         self.compare(expected)
     }
 
-    /// Matches packets by the byte at `offset` of a header: its masked bits equal
-    /// `expected`.
+    /// Matches packets by one byte of a header. The byte is at `offset`, and its bits in
+    /// `mask` must equal `expected`.
     pub fn bits(mut self, header: Header, offset: u32, mask: u8, expected: u8) -> Self {
         self.load(header, offset, 1);
         self.mask(&[mask]);
@@ -224,7 +223,7 @@ impl Rule {
         self
     }
 
-    /// Accepts the packet in this table. Other tables may still drop it.
+    /// Accepts the packet in this table. Other tables may still drop the packet.
     pub fn accepts(self) -> Self {
         self.verdict(NF_ACCEPT, None)
     }
@@ -281,7 +280,7 @@ impl Rule {
     }
 }
 
-/// The result in the first error message: 0 for success, or a negative error number.
+/// The result in the kernel's answer: 0 for success, or a negative error number.
 fn outcome(mut answer: &[u8]) -> Option<i32> {
     while answer.len() >= HEADER_BYTES + 4 {
         let length = u32::from_ne_bytes(answer[..4].try_into().ok()?);
@@ -321,8 +320,8 @@ fn string(to: &mut Vec<u8>, kind: u16, text: &str) {
     });
 }
 
-/// `struct nlattr`: length and type, then the content, padded to a multiple of four
-/// bytes.
+/// Writes a `struct nlattr`: length and type, then the content, padded to a multiple of
+/// four bytes.
 fn attribute(to: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
     let start = to.len();
     to.extend([0; 2]);
@@ -334,19 +333,19 @@ fn attribute(to: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
     to.resize(start + length.next_multiple_of(4), 0);
 }
 
-/// A message of nf_tables for the family inet.
+/// Writes a message of nf_tables for the family `inet`.
 fn message(batch: &mut Vec<u8>, kind: u16, flags: u16, content: impl FnOnce(&mut Vec<u8>)) {
     let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
     netlink(batch, kind, flags, NFPROTO_INET, 0, content);
 }
 
-/// The message that begins or ends a batch.
+/// Writes the message that begins or ends a batch.
 fn control(batch: &mut Vec<u8>, kind: u16) {
     netlink(batch, kind, 0, NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES, |_| ());
 }
 
-/// `struct nlmsghdr` (length, type, flags, sequence, sender), `struct nfgenmsg` (family,
-/// version 0, resource), then the attributes.
+/// Writes a `struct nlmsghdr` (length, type, flags, sequence, sender), a `struct
+/// nfgenmsg` (family, version 0, resource) and the attributes.
 fn netlink(
     batch: &mut Vec<u8>,
     kind: u16,
@@ -368,12 +367,12 @@ fn netlink(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
-    /// Checks that the length of each message is right, and that its attributes fill it
-    /// exactly.
+    /// Checks that the length of each message is right, and that the attributes fill the
+    /// message exactly.
     #[test]
     fn a_batch_is_made_of_whole_messages() {
         let mut table = Table::new("test");

@@ -1,15 +1,17 @@
 //! The limit on the number of open files in this process (`ulimit -n`).
 //!
-//! The start block of a run is a descriptor with a high number, so a low limit would
-//! prevent it.
+//! During a run, an open file descriptor (the start block) keeps Docker from starting.
+//! This descriptor has a high number, so digestfix could not open it if the limit were
+//! low.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// The limit that a run needs: the number of the start block's descriptor, and some more.
+/// The limit that a run needs. The limit has to be higher than the number of the
+/// descriptor that keeps Docker from starting.
 pub const NEEDED: u64 = 256;
 
-/// Raises the soft limit to what a run needs, or to the hard limit if that is lower.
-/// Never lowers the limit.
+/// Raises the soft limit to the number that a run needs, or to the hard limit if the hard
+/// limit is lower. Never lowers the soft limit.
 pub fn raise() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|soft| soft < NEEDED) {
@@ -20,7 +22,7 @@ pub fn raise() {
     }
 }
 
-/// Returns the limit if it is too low for a run.
+/// Returns the limit on open files if it is too low for a run.
 pub fn too_few() -> Option<u64> {
     getrlimit(Resource::Nofile)
         .current

@@ -1,11 +1,11 @@
-//! Plain file: the only opener for files in places where other users may have put
-//! anything.
+//! Plain file: opens files in directories where other users may have put a link, a pipe
+//! or a device. No other module opens such files.
 //!
 //! Opening a device may have side effects, opening a pipe may block, and a link may point
 //! anywhere. So digestfix first opens a path as a handle (`O_PATH` in `open(2)`), which
-//! has no side effects. digestfix checks the type of the file by this handle. Only if the
-//! file is plain, digestfix opens it through the handle. So digestfix never reads another
-//! file that a process puts at the path in the meantime.
+//! has no side effects. Through this handle, digestfix checks the type of the file, and
+//! opens the file only if it is plain. If a process replaces the file in the meantime,
+//! digestfix does not read the new file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -19,20 +19,21 @@ use nix::fcntl::OFlag;
 /// Which symbolic links are allowed in the path of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links<'a> {
-    /// No link in the last part of the path: that part has to be the file itself.
+    /// The last part of the path must be the file itself, not a link.
     Refused,
     Followed,
-    /// Links are followed if the file is below this directory, which has to be a
-    /// canonical path.
+    /// digestfix follows links if they lead to a file below this directory, which has to
+    /// be a canonical path.
     Beneath(&'a Path),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlainFileError {
-    /// A link that is not followed, a pipe, a device, or a directory.
-    #[error("it is not a plain file")]
+    /// The path is a pipe, a device, a directory, or a link that digestfix does not
+    /// follow.
+    #[error("this is not a plain file")]
     NotPlain,
-    #[error("it is a link that leads out of the directory")]
+    #[error("this is a link that leads out of the directory")]
     Outside,
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -76,7 +77,8 @@ pub(crate) fn open(path: &Path, links: Links<'_>) -> Result<File, PlainFileError
     let mut reopened = OpenOptions::new();
     reopened.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
     match reopened.open(by_handle(&handle)) {
-        // Without /proc, open the file by its path, and check that it is the same file.
+        // Without /proc, open the file by its path, and check that it is the file to
+        // which the handle belongs.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let file = reopened.open(path)?;
             let opened = file.metadata()?;
@@ -96,7 +98,7 @@ pub(crate) fn read(path: &Path, links: Links<'_>, at_most: u64) -> Result<Vec<u8
     Ok(bytes)
 }
 
-/// Reads a plain file of at most `at_most` bytes. `None` if there is no file.
+/// Reads a plain file of at most `at_most` bytes. `None` if the file does not exist.
 pub(crate) fn read_whole(
     path: &Path,
     links: Links<'_>,
@@ -110,12 +112,12 @@ pub(crate) fn read_whole(
     }
 }
 
-/// Refuses a link in place of a directory in a data root. On a disk from another host,
-/// the link could lead into the running system.
+/// Refuses a link where a data root should contain a directory. On a disk from another
+/// host, such a link could lead into the running system.
 pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(found) if found.is_symlink() => Err(io::Error::other(
-            "it is a link, and digestfix follows no link below a data root (use a bind mount instead)",
+            "this is a link, and digestfix follows no link below a data root (use a bind mount instead)",
         )),
         _ => Ok(()),
     }
@@ -125,13 +127,13 @@ fn by_handle(handle: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()))
 }
 
-/// The path of the open file. Without /proc, the canonical form of `path`.
+/// The path of the open file. Without /proc, this is the canonical form of `path`.
 fn place_of(handle: &File, path: &Path) -> io::Result<PathBuf> {
     fs::read_link(by_handle(handle)).or_else(|_| path.canonicalize())
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;

@@ -1,11 +1,10 @@
-//! Escapes text from other programs and users for display: characters that break a line,
-//! control a terminal, change the writing direction, or are invisible.
+//! Escapes text from other programs and users for display. Escapes characters that break
+//! a line, control a terminal, change the writing direction, or are invisible.
 //!
-//! digestfix shows names of files, claims, containers and units, error messages of Docker
-//! and systemd, records and arguments in a terminal, a log or a mail. A line break in
-//! such a text could make the rest look like another line of digestfix. So digestfix
-//! escapes each text when it adds the text to its output, and adds its own line breaks
-//! separately.
+//! digestfix shows names, error messages, records and arguments in a terminal, a log or a
+//! mail. A line break in such a text could make the rest of the text look like a line
+//! from digestfix. So digestfix escapes each text when it adds the text to its output,
+//! and adds its own line breaks separately.
 
 use std::borrow::Cow;
 use std::io;
@@ -30,19 +29,20 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Whether a character may be shown. Not allowed are control and format characters,
-/// separators other than the space, and characters that modify the one before them.
+/// Whether a character may be shown. These characters must not be shown: control and
+/// format characters, separators other than the space, and characters that modify the
+/// previous character.
 pub fn is_printable(character: char) -> bool {
     match character {
         ' '..='~' => true,
-        // Rust's own table knows the categories of characters. An escape has more than
-        // one character.
+        // `escape_debug` knows the categories of characters. If a character must not be
+        // shown, `escape_debug` returns several characters.
         _ => character.escape_debug().len() == 1,
     }
 }
 
-/// Writes a value as JSON. Escapes the same characters in JSON's own way, so a parser
-/// gets the original text.
+/// Writes a value as JSON. Characters that must not be shown become JSON escapes, so a
+/// parser gets the original text.
 pub fn to_json(writer: impl io::Write, value: &impl Serialize) -> serde_json::Result<()> {
     let formatter = Json(PrettyFormatter::new());
     value.serialize(&mut serde_json::Serializer::with_formatter(
@@ -130,7 +130,7 @@ impl Formatter for Json {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail so")]
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
 

@@ -1,10 +1,10 @@
-//! JSON that Go programs such as Docker, containerd and registries read too.
+//! Reads JSON that Go programs such as Docker, containerd and registries also read.
 //!
-//! Go ignores case when it looks for the field of a key, and uses the last of several
-//! matching keys (`encoding/json`, 1.15 to 1.26). A parser that compares keys exactly
-//! would read another value from `{"config":A,"Config":B}` than Docker does. [`read`]
-//! refuses a text in which an object has the same key twice, or has a key that Go treats
-//! as a different, known key.
+//! Go ignores case when it matches a key with a field. If several keys match, Go uses the
+//! last one (`encoding/json`, 1.15 to 1.26). From `{"config":A,"Config":B}`, a parser
+//! that compares keys exactly would read another value than Docker does. The function
+//! [`read`] refuses an object that contains the same key twice. It also refuses a key
+//! that Go treats as a known key, although the spelling differs.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use crate::sys::json_error::in_words;
 
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError {
-    /// A key that differs from a known key, but that Go treats as that key.
+    /// A key that differs from a known key, although Go treats the two as the same key.
     #[error(
         "Docker reads the key \"{}\" as \"{known}\": Docker and digestfix would read different values",
         key.escape_default()
@@ -40,8 +40,8 @@ pub enum JsonError {
     Json(#[from] serde_json::Error),
 }
 
-/// Whether Go treats the key as this ASCII name (`encoding/json`, `fold.go`). Only two
-/// characters outside ASCII fold to ASCII letters.
+/// Whether Go treats the key as this ASCII name (`encoding/json`, `fold.go`). Go ignores
+/// case here. Outside ASCII, only two characters match an ASCII letter.
 pub fn folds_to(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|char| match char {
         '\u{17f}' => 's',
@@ -51,8 +51,8 @@ pub fn folds_to(key: &str, name: &str) -> bool {
     folded.eq(name.chars().map(|char| char.to_ascii_lowercase()))
 }
 
-/// Reads one JSON text. Refuses an object with a key that folds to the name of a field of
-/// the target struct but is not equal to it. Does not check values that are ignored.
+/// Reads one JSON text. Refuses a key that differs from the name of a field, although Go
+/// treats the two as the same. Does not check values that the target struct ignores.
 pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
     let refused = Refused::default();
     let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -67,8 +67,8 @@ pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> 
     }
 }
 
-/// The error about the first refused key. It is stored separately, because an error of
-/// serde can contain only a text.
+/// The error about the first refused key. digestfix stores this error separately, because
+/// an error of serde can contain only a text.
 #[derive(Default)]
 struct Refused(RefCell<Option<JsonError>>);
 
@@ -115,7 +115,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<'_, D> {
         self.inner.deserialize_any(visitor)
     }
 
-    /// Read only an object into a struct. serde would also read an array, but Go does
+    /// Accept only an object for a struct. serde would also accept an array, but Go does
     /// not.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
@@ -270,7 +270,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Object<'_, A> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Who runs this process. Does not look up names of users, because a lookup would use the
-//! name services of the host.
+//! Finds out who runs this process. Does not look up names of users, because a lookup
+//! would use the name services of the host.
 
 use std::env;
 use std::fs::File;
@@ -11,14 +11,14 @@ use nix::unistd::getuid;
 /// children.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// The most characters of a name that digestfix keeps.
+/// The maximum length of a name, in characters.
 const MAX_NAME: usize = 64;
 
-/// The most bytes that digestfix reads from a file in /proc.
+/// The maximum number of bytes that digestfix reads from a file in /proc.
 const MAX_PROC: u64 = 64 * 1024;
 
-/// Who runs this process, in a few words: `root`, `alice (sudo), login uid
-/// 1000`, `digestfix.service`.
+/// Who runs this process, in a few words, such as `root`, `alice (sudo), login uid 1000`
+/// or `digestfix.service`.
 pub(crate) fn am_i() -> String {
     let login = read("/proc/self/loginuid").trim().parse().ok();
     let sudo_user = env::var_os("SUDO_USER").map(|name| name.to_string_lossy().into_owned());
@@ -30,7 +30,7 @@ pub(crate) fn am_i() -> String {
     )
 }
 
-/// The system service that this process is part of.
+/// The system service that this process belongs to.
 pub(crate) fn own_service() -> Option<String> {
     service(&read("/proc/self/cgroup"))
 }
@@ -65,8 +65,8 @@ fn who(uid: u32, sudo_user: Option<&str>, login: Option<u32>, cgroups: &str) -> 
     who
 }
 
-/// A name that can be shown safely, no matter who set it: each character that cannot be
-/// shown becomes `?`.
+/// Makes a name safe to show, because any user may have chosen it. Every character except
+/// ASCII letters, digits and a few signs becomes `?`.
 fn plain(name: &str) -> String {
     let is_plain =
         |character: char| character.is_ascii_alphanumeric() || "._-@+\\".contains(character);
@@ -76,9 +76,10 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// The system service that a process is part of. `cgroups` is the process's
-/// `/proc/PID/cgroup`. The control group that systemd chose is that of version 2, or in
-/// version 1 that of the hierarchy `name=systemd`.
+/// The system service that a process belongs to. `cgroups` is the content of the
+/// process's `/proc/PID/cgroup`. In this file, two kinds of lines name the control group
+/// that systemd chose: the line of cgroup version 2, and in version 1 the line of the
+/// hierarchy `name=systemd`.
 pub(crate) fn service(cgroups: &str) -> Option<String> {
     let parts = parts(cgroups);
     if parts.iter().any(|part| is_a_users(part)) {
@@ -88,7 +89,7 @@ pub(crate) fn service(cgroups: &str) -> Option<String> {
     services.next().map(|part| plain(part))
 }
 
-/// Like [`service`], but the service of a user's systemd (`systemctl --user`).
+/// Like [`service`], but for a service of a user's systemd (`systemctl --user`).
 pub(crate) fn user_service(cgroups: &str) -> Option<String> {
     let parts = parts(cgroups);
     let begin = parts.iter().position(|part| part.starts_with("user@"))?;

@@ -22,9 +22,9 @@ const MODE: u32 = 0o600;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WholeFileError {
-    #[error("what is there is not a plain file")]
+    #[error("the path exists already, and is not a plain file")]
     NotPlain,
-    #[error("it is a link that leads nowhere")]
+    #[error("this is a link that leads nowhere")]
     LeadsNowhere,
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -34,10 +34,11 @@ pub(crate) enum WholeFileError {
 #[derive(Debug)]
 pub(crate) struct WholeFile {
     file: File,
-    /// The final path, with links followed.
+    /// The final path of the file. If the user's path is a link, this is the path that
+    /// the link leads to.
     path: PathBuf,
     /// The hidden name that the file has before it gets its final name. An unnamed file
-    /// gets the hidden name just before the final one.
+    /// gets the hidden name just before the final name.
     hidden: PathBuf,
     is_named: bool,
 }
@@ -114,7 +115,8 @@ fn destination(path: &Path) -> Result<PathBuf, WholeFileError> {
 }
 
 /// Creates an unnamed file in this directory. `None` if the file system does not support
-/// that, or if the file could not be given a name later.
+/// unnamed files. Also `None` if there is no /proc, because digestfix then cannot give
+/// the file a name.
 fn nameless(directory: &Path) -> Option<io::Result<File>> {
     let opened = OpenOptions::new()
         .write(true)
@@ -145,7 +147,7 @@ fn by_handle(file: &File) -> PathBuf {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,10 +1,11 @@
-//! Connection to systemd over D-Bus that keeps working if the bus fails.
+//! Connection to systemd over D-Bus. If the system bus fails, digestfix opens another
+//! connection.
 //!
-//! A run begins on the system bus. If the bus breaks while Docker is stopped, digestfix
-//! still has to start Docker. So it connects again, either to the bus or directly to
-//! systemd. Every call in this module may be repeated: stopping, starting or reloading
-//! twice does no harm, and systemd answers a repeated request for a job with the same
-//! job.
+//! A run begins with a connection to the system bus. If that connection breaks while
+//! Docker is stopped, digestfix still has to start Docker. So digestfix connects again,
+//! either to the bus or directly to systemd. Repeating a call of this module does no
+//! harm, even if systemd has already executed the call. For example, systemd answers a
+//! repeated request for a job with the same job.
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -32,38 +33,41 @@ pub(super) use link::is_absent;
 use jobs::{EndedJobs, Job, Verb};
 use link::{Link, Way};
 
-/// How long to try to open a new connection.
+/// How long digestfix tries to open a new connection.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// Pause between two attempts to connect, and between two checks of a job whose signal
 /// was missed.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Timeout for connecting to the bus, while Docker may be down. The bus's socket unit
-/// accepts connections even if the bus does not start.
+/// Timeout for connecting to the bus. The timeout is short, because Docker may be down. A
+/// connection can hang: the bus's socket unit accepts connections even if the D-Bus
+/// daemon does not start.
 const BUS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Timeout for connecting to systemd's private socket. This timeout is longer, because
-/// digestfix has no other way left, and systemd may be busy reading unit files.
+/// Timeout for connecting to systemd's private socket. This timeout is longer than the
+/// timeout for the bus, because systemd may be busy reading unit files. There is no third
+/// way to reach systemd.
 const PRIVATE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long digestfix waits for the signal about a job before it asks systemd for the
-/// job's state. The signal can be lost between two connections, and also on a working
-/// connection if systemd re-executes itself.
+/// job's state. The signal can be lost between two connections. On a working connection,
+/// the signal can be lost if systemd re-executes itself.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Timeout for logind, which normally answers at once.
 const LOGIND_WITHIN: Duration = Duration::from_secs(5);
 
-/// A connection to systemd that is opened again when it breaks.
+/// A connection to systemd. If the connection breaks, the next call opens a new
+/// connection.
 pub struct SystemBus {
     link: Mutex<Option<Arc<Link>>>,
     ended: Arc<EndedJobs>,
 }
 
 impl SystemBus {
-    /// Connects to the system bus, and collects the result of every job that ends from
-    /// then on.
+    /// Connects to the system bus. From then on, collects the result of each systemd job
+    /// that ends.
     pub async fn connect() -> Result<Self, SystemdError> {
         let ended = Arc::new(EndedJobs::default());
         let link = open(Way::Bus, &ended, RECONNECT_WITHIN).await?;
@@ -84,24 +88,24 @@ impl SystemBus {
         Ok(bus)
     }
 
-    /// systemd's version in the form that its distribution uses.
+    /// systemd's version, as the Linux distribution writes it.
     pub async fn version(&self) -> Result<String, SystemdError> {
         let version = self.call(async |link| link.version().await).await?;
         Ok(version.unwrap_or_default())
     }
 
-    /// Removes the unit files of runs that were killed before their service had started.
+    /// Removes the unit files of runs that were killed before their watchdog had started.
     pub async fn sweep_lasting(&self) {
         for name in lasting::names(Path::new(RUNTIME_UNITS)) {
             let unit = self.unit(&name).await;
             if unit.is_ok_and(|unit| matches!(unit.active_state.as_str(), "inactive" | "failed")) {
-                // Ignore the error: a file that remains has no effect.
+                // Ignore the error, because a unit file that remains has no effect.
                 let _ = self.forget_lasting(&name).await;
             }
         }
     }
 
-    /// The connection. Opens a new one if the old one broke.
+    /// Returns the connection to systemd. If the connection broke, opens a new one.
     async fn link(&self) -> Result<Arc<Link>, SystemdError> {
         let mut current = self.link.lock().await;
         if let Some(link) = current.as_ref().filter(|link| !link.is_closed()) {
@@ -134,7 +138,7 @@ impl SystemBus {
         }
     }
 
-    /// Drops this connection, so that the next call opens another one.
+    /// Drops this connection, so that the next call opens a new connection.
     async fn give_up(&self, link: &Arc<Link>) {
         let mut current = self.link.lock().await;
         if current
@@ -194,8 +198,8 @@ impl SystemBus {
         }
     }
 
-    /// Waits until a job has ended and returns its result, from systemd's signal or else
-    /// from the state of its unit.
+    /// Waits until a job has ended, and returns its result. The result comes from
+    /// systemd's signal or, without a signal, from the state of the job's unit.
     async fn result(&self, job: &Job) -> Result<String, SystemdError> {
         let mut look_after = LOOK_AFTER;
         loop {
@@ -211,7 +215,7 @@ impl SystemBus {
                 look_after = LOOK_AFTER;
                 continue;
             }
-            // The signal about the job may have arrived by now.
+            // The signal about the job may have arrived in the meantime.
             if let Some(result) = self.ended.result(job, AGAIN, || false).await {
                 return Ok(result);
             }
@@ -297,7 +301,8 @@ impl ServiceManager for SystemBus {
     async fn own_pid(&self) -> Result<u32, SystemdError> {
         let link = self.link().await?;
         if link.way == Way::Private {
-            // Drop this connection, because the bus may be available again.
+            // Drop the connection to the private socket, because the bus may be available
+            // again.
             self.give_up(&link).await;
         }
         let pid = self.call(async |link| link.own_pid().await).await?;
@@ -319,8 +324,8 @@ impl ServiceManager for SystemBus {
             .call(async |link| link.manager.reset_failed_unit(unit).await)
             .await;
         match reset {
-            // systemd forgets a unit and its failures if the unit stops and nothing
-            // refers to it.
+            // systemd forgets a unit, with its failures, when the unit has stopped and
+            // nothing refers to the unit.
             Err(SystemdError::Refused(zbus::Error::MethodError(name, ..)))
                 if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" =>
             {
@@ -354,8 +359,8 @@ impl ServiceManager for SystemBus {
                 let affected = affected.into_iter();
                 jobs.extend(affected.map(|(_, path, name, ..)| job(name, path)));
             }
-            // systemd before 242 does not have the method, and systemd before 244 does
-            // not have the mode.
+            // The method `EnqueueUnitJob` exists only since systemd 242, and its mode
+            // `triggering` only since systemd 244.
             Err(SystemdError::Refused(zbus::Error::FDO(error)))
                 if matches!(
                     *error,
@@ -384,7 +389,7 @@ impl ServiceManager for SystemBus {
             let started = self
                 .call(async |link| link.manager.start_unit(unit, "replace").await)
                 .await;
-            // If systemd refuses a unit, start the others anyway.
+            // If systemd refuses to start one unit, start the other units anyway.
             match started {
                 Ok(path) => jobs.push(Job {
                     verb: Verb::Start,
@@ -406,7 +411,7 @@ impl ServiceManager for SystemBus {
         lasting::write(Path::new(RUNTIME_UNITS), service)?;
         let units = [service.name.clone()];
         let mut started = self.start(&units, lasting::READY_WITHIN).await;
-        // Some versions of systemd find a new unit file only after a reload.
+        // Some versions of systemd find a new unit file only after a daemon-reload.
         if let Err(SystemdError::Refused(_)) = started {
             started = match self.reload().await {
                 Ok(()) => self.start(&units, lasting::READY_WITHIN).await,
@@ -415,7 +420,7 @@ impl ServiceManager for SystemBus {
         }
         if started.is_err() {
             // Stop the unit, because systemd would otherwise keep trying to start it.
-            // Report the error of the start.
+            // Ignore errors of the stop, and report the error of the start.
             let _ = self.stop(&service.name, &[], lasting::READY_WITHIN).await;
             let _ = self.forget_lasting(&service.name).await;
         }
@@ -449,7 +454,7 @@ impl ServiceManager for SystemBus {
         };
         let ran = self.wait(&job, transient::WITHIN).await;
         if ran.is_err() {
-            // systemd keeps a failed unit until it is told to reset the unit.
+            // systemd keeps a failed transient unit until a client resets that unit.
             let _ = self.reset_failed(&service.name).await;
         }
         match ran {
@@ -468,7 +473,8 @@ impl ServiceManager for SystemBus {
     }
 
     async fn is_shutting_down(&self) -> bool {
-        // Late in a shutdown, systemd does not answer any more.
+        // If systemd gives no answer, this function returns false. This can happen late
+        // in a shutdown.
         let state = self.call(async |link| link.system_state().await).await;
         state.is_ok_and(|state| state.as_deref() == Some("stopping"))
     }

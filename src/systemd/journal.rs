@@ -4,18 +4,19 @@
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How dockerd's messages about a refused configuration begin (20.10, 26.1 and 28.5).
+/// The beginnings of dockerd's messages about a refused configuration (20.10, 26.1 and
+/// 28.5).
 const REFUSALS: [&str; 3] = [
     "unable to configure the Docker daemon with file",
     "file configuration validation failed",
     "Error reconfiguring the daemon",
 ];
 
-/// The most characters of a log line that digestfix shows.
+/// The maximum number of characters to show of a log line.
 const MAX_LINE: usize = 400;
 
-/// dockerd's message when it refuses to reload its configuration. `None` if dockerd has
-/// logged no such message since `since`, or does not log to the journal.
+/// dockerd's message when it refuses to reload its configuration. `None` if systemd's
+/// journal contains no such message of dockerd after the time `since`.
 pub fn refused_reload(pid: u32, since: SystemTime) -> Option<String> {
     if pid == 0 {
         return None;
@@ -45,7 +46,7 @@ fn refusal(said: &str) -> Option<String> {
     let message = line.split_once("msg=").map_or(line, |(_, message)| message);
     let message = message.strip_prefix('"').unwrap_or(message);
     let message = message.strip_suffix('"').unwrap_or(message);
-    // Newer versions log the cause in a separate field.
+    // Newer versions of dockerd log the cause in a separate field.
     let message = message.replace("\" error=\"", ": ").replace("\\\"", "\"");
     Some(message.chars().take(MAX_LINE).collect())
 }

@@ -1,8 +1,8 @@
-//! A service that outlives the run that starts it. It has a unit file below `/run`,
-//! because every systemd since 219 accepts the same file. A transient unit would need
-//! several variants: versions of systemd differ in the properties that
-//! `StartTransientUnit` accepts, and systemd before 243 misreads `RestartForceExitStatus`
-//! there.
+//! A service that outlives the digestfix run that starts it. The service has a unit file
+//! below `/run`, because every systemd since 219 accepts the same file. A transient unit
+//! would need several variants, because versions of systemd accept different properties
+//! in `StartTransientUnit`. Also, systemd before 243 misreads the property
+//! `RestartForceExitStatus`.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use crate::sys::directory;
 use crate::systemd::{OwnService, SystemdError};
 
-/// Timeout for the program to report that it is ready. A program that has started reports
-/// it at once.
+/// How long systemd waits until the program reports that it is ready. A working program
+/// is ready immediately.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// The prefix of the names of all these units.
+/// The prefix of the unit names of all services that outlive a run.
 pub const PREFIX: &str = "digestfix-watchdog-";
 
-/// The names of the units that have a file in this directory.
+/// The names of digestfix's units that have a unit file in this directory.
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
@@ -38,7 +38,7 @@ pub(super) fn write(directory: &Path, service: &OwnService) -> Result<(), System
         })
         .and_then(|mut file| {
             file.write_all(text(service).as_bytes()).inspect_err(|_| {
-                // Ignore a second error, and report the first one.
+                // If the removal fails too, report only the error of the write.
                 let _ = directory::remove(&path);
             })
         });
@@ -50,16 +50,16 @@ pub fn remove(directory: &Path, name: &str) -> Result<(), SystemdError> {
     directory::remove(&path).map_err(|error| SystemdError::UnitFile { path, error })
 }
 
-/// The text of the unit file. `StartLimitInterval=` is the name of
-/// `StartLimitIntervalSec=` before systemd 230, and every version accepts it in this
-/// section. While the service waits for the lock, it has no handler for SIGHUP, SIGINT
-/// and SIGTERM. If one of these signals ends the service, systemd treats that as a clean
-/// end, although the signal may have been meant for another service. So
-/// `RestartForceExitStatus=` makes systemd restart the service.
+/// The text of the unit file. Before systemd 230, `StartLimitIntervalSec=` was called
+/// `StartLimitInterval=`. In the section `[Service]`, every version of systemd accepts
+/// the old name. While the service waits for the lock, it has no handlers for SIGHUP,
+/// SIGINT and SIGTERM. If such a signal ends the service, systemd considers this a clean
+/// end and does not restart the service. But the signal may have been meant for another
+/// service, so `RestartForceExitStatus=` makes systemd restart this service.
 fn text(service: &OwnService) -> String {
     let words: Vec<String> = service.command.iter().map(|word| quoted(word)).collect();
     format!(
-        "# Written by digestfix, which removes it when the run has ended.\n\
+        "# Written by digestfix, which removes this file when the run has ended.\n\
          [Unit]\n\
          Description={description}\n\
          [Service]\n\
@@ -95,7 +95,7 @@ fn quoted(word: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::sys::directory::tests::{modes, with_umask_of_0};

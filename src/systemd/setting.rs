@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// A path for a setting that takes a list of paths. Quotes the path if systemd would read
-/// it as several paths, and escapes specifiers.
+/// Formats a path for a setting that takes a list of paths. Quotes the path if systemd
+/// would read it as several paths. Escapes `%`, with which systemd's specifiers begin.
 pub fn path(path: &Path) -> String {
     let text = path.to_string_lossy().replace('%', "%%");
     let is_plain = |character: char| !character.is_whitespace() && !"\"'\\;#".contains(character);

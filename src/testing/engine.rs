@@ -28,14 +28,14 @@ pub(crate) enum OnReload {
 #[derive(Default)]
 pub(crate) struct FakeEngine {
     pub socket: PathBuf,
-    /// Whether the engine runs. It then answers, unless it hangs.
+    /// Whether the engine runs. A running engine answers, unless it hangs.
     pub runs: Cell<bool>,
     pub hangs: Cell<bool>,
     /// The engine's answer to an info request.
     pub info: RefCell<Info>,
-    /// The store from which a start reads the references.
+    /// The store from which the engine reads the references when it starts.
     pub images: Option<ImageDir>,
-    /// The configuration file that a start and a reload read.
+    /// The configuration file that the engine reads when it starts and when it reloads.
     pub config_file: PathBuf,
     /// The references that the engine has read.
     pub has: RefCell<References>,
@@ -43,17 +43,17 @@ pub(crate) struct FakeEngine {
     pub lies: Cell<bool>,
     /// How many pings fail before the engine answers.
     pub early_pings: Cell<u32>,
-    /// Whether the engine ends at the next ping.
+    /// Whether the engine process ends at the next ping.
     pub dies_at_ping: Cell<bool>,
     pub containers: RefCell<Vec<Container>>,
-    /// A container that starts right after the running containers were listed.
+    /// A container that starts right after the engine has listed the running containers.
     pub appears_late: Cell<Option<&'static str>>,
     /// The IDs of the containers that were unpaused.
     pub resumed: RefCell<Vec<String>>,
-    /// The containers that the next start does not load.
+    /// The containers that the engine cannot load at its next start.
     pub cannot_load: RefCell<Vec<String>>,
     pub not_loaded: RefCell<Vec<String>>,
-    /// What happens at the next reloads, in reverse order. Later reloads succeed.
+    /// The outcomes of the next reloads, in reverse order. All later reloads succeed.
     pub on_reload: RefCell<Vec<OnReload>>,
     pub reloads: watch::Sender<()>,
 }
@@ -83,7 +83,8 @@ impl FakeEngine {
             .collect();
     }
 
-    /// If a setting was removed from the file, the engine keeps its value.
+    /// Reads the configuration file. If the file does not contain a setting, the engine
+    /// keeps the old value.
     fn reads_config(&self) {
         let text = fs::read_to_string(&self.config_file).unwrap_or_default();
         let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -92,7 +93,7 @@ impl FakeEngine {
         }
     }
 
-    /// Ends the process. Its containers survive only if live-restore is on.
+    /// Ends the engine process. The containers keep running only if live-restore is on.
     pub fn stops(&self) {
         self.runs.set(false);
         if !self.live_restore() {

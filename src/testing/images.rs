@@ -1,5 +1,5 @@
-//! Fake engine with the containerd image store. It keeps its blobs in a directory, and
-//! behaves as Docker 26.1 and 28.5 were observed to behave.
+//! Fake engine with the containerd image store. The fake keeps its blobs in a directory,
+//! and imitates the observed behavior of Docker 26.1 and 28.5.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,36 +24,38 @@ const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) struct FakeImages {
     root: TempDir,
     pub records: RefCell<BTreeMap<Reference, Digest>>,
-    /// Behaves like Docker 28.5: lists images without layers, and finds a reference whose
-    /// manifest is missing.
+    /// Behaves like Docker 28.5: also lists images whose layers are missing, and finds a
+    /// reference whose manifest is missing.
     pub is_new: Cell<bool>,
-    /// Whether clients can also ask containerd itself.
+    /// Whether digestfix can also ask containerd itself, not only the engine.
     pub has_containerd: Cell<bool>,
-    /// Behaves like Docker 29.7: lists images without layers under their names, and
-    /// reports that their manifests are not available.
+    /// Behaves like Docker 29.7: lists an image under its name even if its layers are
+    /// missing, and reports that the manifest of this image is not available.
     pub is_29: Cell<bool>,
-    /// The name of the request that fails. A failing load adds the references anyway.
+    /// The name of the request that fails. If a load fails, the fake adds the references
+    /// nevertheless.
     pub fails: Cell<Option<&'static str>>,
-    /// Whether the engine loses loaded blobs, as happens if a blob's bytes do not match
-    /// its digest.
+    /// Whether the engine loses loaded blobs. A real engine loses a blob if the bytes do
+    /// not match the digest.
     pub loses_blobs: Cell<bool>,
-    /// The blobs of the layers are present, but in a namespace that Docker does not see.
+    /// Whether the layers are in a containerd namespace that Docker does not see.
     pub is_of_another_namespace: Cell<bool>,
     /// Images without any reference.
     pub dangling: RefCell<Vec<Digest>>,
-    /// The references with which containers were created.
+    /// The references that are in use, because a container was created with them.
     pub in_use: RefCell<Vec<Reference>>,
-    /// A load gets no answer, and takes effect after this many more lookups.
+    /// If set, the engine does not answer a load. The load takes effect after this many
+    /// lookups.
     pub lands_after: Cell<Option<usize>>,
     late: RefCell<Vec<Reference>>,
     /// A tag that another client adds to an image as soon as the image is loaded.
     pub tagged: RefCell<Option<Reference>>,
-    /// The image that the engine runs, regardless of the manifest.
+    /// If set, the engine runs this image, no matter which image the manifest names.
     pub runs: RefCell<Option<ImageId>>,
-    /// What another client does just before a request with this name takes effect.
+    /// An action of another client, right before a request with this name takes effect.
     pub meanwhile: RefCell<Option<(&'static str, Meanwhile)>>,
     pub calls: RefCell<Vec<String>>,
-    /// How many configs were sent to the engine.
+    /// How many image configs were sent to the engine.
     pub sent: Cell<usize>,
     /// How many requests the engine got.
     pub requests: Cell<usize>,
@@ -148,8 +150,8 @@ impl FakeImages {
         self.blob(&text).to_string().parse().unwrap()
     }
 
-    /// Adds a loaded image, with a manifest that `docker save` made up, for layers that
-    /// are already present.
+    /// Adds an image in the state in which `docker load` leaves an image. Its manifest
+    /// was made up by `docker save`, and its layer is present.
     pub(crate) fn loaded(&self, tag: &str, image: &ImageId) -> Digest {
         let layer = self.blob(&format!("layer of {image}"));
         let text = manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar");
@@ -160,8 +162,8 @@ impl FakeImages {
         digest
     }
 
-    /// Whether the layers of a manifest, or of all manifests in an index, are present
-    /// with the digests that the manifests give.
+    /// Whether all layers of a manifest or index are present under the digests that the
+    /// manifests name.
     fn has_layers(&self, target: &Digest) -> bool {
         let content = self.content();
         let texts = content.manifests(target);
@@ -176,7 +178,8 @@ impl FakeImages {
             || texts.values().all(|text| !text.contains("gzip"))
     }
 
-    /// Whether any record not in `loaded` leads to the image of a manifest or index.
+    /// Whether this manifest or index has an image in common with a record that is not in
+    /// `loaded`.
     fn is_unpacked(&self, target: &Digest, loaded: &[Reference]) -> bool {
         let content = self.content();
         let images = |target: &Digest| {
@@ -227,7 +230,7 @@ impl FakeImages {
             return Err(EngineError::Answer {
                 socket: "/nowhere".into(),
                 request: call.to_owned(),
-                problem: "it was told to fail".to_owned(),
+                problem: "the test asked for a failure".to_owned(),
             });
         }
         Ok(())
@@ -265,8 +268,8 @@ impl FakeImages {
         listed
     }
 
-    /// The digest that a reference points at, from its own record or from the record of a
-    /// tag with the same digest.
+    /// The digest that a reference points at. A reference by digest is valid if any
+    /// record of its repository has that digest.
     fn target(&self, reference: &Reference) -> Option<Digest> {
         let records = self.records.borrow();
         let same = |(other, target): &(&Reference, &Digest)| {
@@ -281,7 +284,7 @@ impl FakeImages {
     }
 }
 
-/// The manifest that a registry serves for an image. Its layer is compressed.
+/// The manifest that a registry serves for an image, with a compressed layer.
 pub(crate) fn served(image: &ImageId) -> String {
     let layer = Digest::of(Algorithm::Sha256, image.to_string().as_bytes());
     manifest(image, &layer, "application/vnd.oci.image.layer.v1.tar+gzip")
@@ -296,7 +299,7 @@ fn manifest(image: &ImageId, layer: &Digest, kind: &str) -> String {
     .to_string()
 }
 
-/// An index of these manifests, each with its architecture.
+/// An index that contains these manifests, each with its architecture.
 pub(crate) fn index(manifests: &[(Digest, &str)]) -> String {
     let manifests: Vec<Value> = manifests
         .iter()
@@ -336,7 +339,8 @@ impl Images for FakeImages {
         Ok(target.map(|target| self.listed_as(&target)))
     }
 
-    /// A real engine needs two requests for this.
+    /// Counts two requests, because a real engine needs two requests to resolve a
+    /// reference.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError> {
         self.counted();
         self.counted();

@@ -1,5 +1,5 @@
-//! Fake containerd of a node, with its CRI, in memory. It behaves as containerd 1.6 to
-//! 2.1 were observed to behave, and fails when a test tells it to.
+//! Fake containerd of a Kubernetes node, with its CRI, in memory. The fake imitates the
+//! observed behavior of containerd 1.6 to 2.1, and fails when a test asks for a failure.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,14 +19,16 @@ pub(crate) struct FakeNode {
     pub blobs: RefCell<BTreeMap<Digest, String>>,
     /// The calls that change something, in order.
     pub calls: RefCell<Vec<String>>,
-    /// The name of the call that fails from now on, and whether it takes effect anyway.
+    /// The name of the call that fails from now on, and whether the failing call takes
+    /// effect nevertheless.
     pub fails: Cell<Option<(&'static str, bool)>>,
     /// How many more calls succeed before containerd becomes unavailable, and how many
-    /// calls fail then.
+    /// calls fail after that.
     pub away: Cell<Option<(u32, u32)>>,
-    /// For this many requests, the CRI does not know of recent changes yet.
+    /// For this number of requests, the CRI does not notice recent changes yet.
     pub lags: Cell<u32>,
-    /// How many names the CRI lists. Each further request adds 5. `None` for all names.
+    /// How many names the CRI lists. Each further request adds 5 names to the list. With
+    /// `None`, the CRI lists all names.
     pub lists: Cell<Option<usize>>,
     /// How often the CRI was asked for a reference by name.
     pub questions: Cell<u32>,
@@ -34,7 +36,7 @@ pub(crate) struct FakeNode {
     pub meanwhile: RefCell<Option<(&'static str, Act)>>,
 }
 
-/// The manifest that an import makes up for an image.
+/// The manifest that containerd makes up when it imports an image.
 pub(crate) fn imported(image: &ImageId) -> String {
     let layer = Digest::of(Algorithm::Sha256, image.hex().as_bytes());
     format!(
@@ -51,7 +53,8 @@ impl FakeNode {
         }
     }
 
-    /// Records a call. Returns true if the call has to fail after it has taken effect.
+    /// Prepares the answer to a call. Returns true if the call has to fail after it has
+    /// taken effect.
     fn asked(&self, call: &'static str) -> Result<bool, ContainerdError> {
         if let Some((left, away)) = self.away.get() {
             match (left, away) {
@@ -83,7 +86,7 @@ impl FakeNode {
         digest
     }
 
-    /// Adds a record, as a client would.
+    /// Adds an image record, as a client of containerd would.
     pub fn tag(&self, name: &str, target: &Digest) {
         let record = Record {
             name: name.to_owned(),
@@ -98,7 +101,8 @@ impl FakeNode {
         self.records.borrow_mut().insert(name.to_owned(), record);
     }
 
-    /// Adds the records that an import of a `docker save` archive makes.
+    /// Adds the image records that containerd creates when it imports a `docker save`
+    /// archive.
     pub fn import(&self, name: &str, image: &ImageId) -> Digest {
         let target = self.blob(&imported(image));
         self.tag(name, &target);
@@ -189,7 +193,7 @@ impl Node for FakeNode {
         if self.lags() {
             return Ok(None);
         }
-        // The CRI ignores a tag next to a digest.
+        // If a reference has a tag and a digest, the CRI ignores the tag.
         let name = match Reference::parse(reference) {
             Ok(one) => match one.digest() {
                 Some(digest) => one.repository().clone().with_digest(digest.clone()).full(),

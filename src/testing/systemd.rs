@@ -1,5 +1,5 @@
-//! Fake systemd: behaves as the real one was observed to behave, and fails when a test
-//! tells it to.
+//! Fake systemd: imitates the observed behavior of the real systemd, and fails when a
+//! test asks for a failure.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,15 +17,15 @@ const DOCKER: &str = "docker.service";
 
 type Act = Box<dyn FnMut()>;
 
-/// A systemd with units, and with services that outlive a run.
+/// A fake systemd with units, and with services that outlive a run.
 #[derive(Default)]
 pub(crate) struct FakeSystemd {
     pub units: RefCell<BTreeMap<String, Unit>>,
     /// The service properties of Docker's unit.
     pub service: Service,
-    /// The engine that docker.service runs, if the test stops and starts it.
+    /// The engine of docker.service, if the test stops and starts Docker.
     pub docker: Option<Rc<FakeEngine>>,
-    /// The directory in which a reload looks for Docker's drop-in.
+    /// The directory in which a daemon-reload looks for Docker's drop-in.
     pub runtime_units: Option<PathBuf>,
     /// The path at which each socket unit listens.
     pub listening: BTreeMap<String, String>,
@@ -39,19 +39,19 @@ pub(crate) struct FakeSystemd {
     pub calls: RefCell<Vec<&'static str>>,
     /// The name of the call that fails, and how many times it succeeds first.
     pub fails: Cell<Option<(&'static str, u32)>>,
-    /// Whether that call fails every time from then on, not only once.
+    /// Whether the failing call fails every time from then on, not only once.
     pub fails_for_good: Cell<bool>,
-    /// Actions that are run at calls, with the name of the call.
+    /// Actions that the fake runs at certain calls, each with the name of the call.
     pub meanwhile: RefCell<Vec<(&'static str, Act)>>,
-    /// How many stops are canceled by another process that starts the unit.
+    /// How many stops fail because another process starts the unit at the same time.
     pub cancels: Cell<u32>,
     /// How long a start of Docker takes.
     pub start_takes: Cell<Duration>,
     pub shuts_down: Cell<bool>,
     /// The watchdogs that run.
     pub watchdogs: RefCell<Vec<String>>,
-    /// The reading end of a pipe. As long as the other end is open, the shutdown is
-    /// delayed.
+    /// The reading end of a pipe that delays a shutdown. The shutdown waits as long as
+    /// the other end is open.
     pub shutdown_waits: RefCell<Option<PipeReader>>,
 }
 

@@ -1,5 +1,5 @@
-//! Goal: what a transaction has to achieve. The transaction plans the goal at the
-//! beginning, and again if the references change before the commit.
+//! Goal: what a transaction has to achieve. At the beginning, digestfix plans how to
+//! reach the goal. It plans again if the references change before the commit.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub enum Goal<'a> {
 }
 
 impl Goal<'_> {
-    /// Plans the goal on a store.
+    /// Plans the changes of a reference store that reach the goal.
     pub fn plan(&self, store: &Store, images: &dyn Images) -> Result<Plan, Vec<Refusal>> {
         match self {
             Self::Claims(request) => Plan::new(store, images, request),
@@ -43,7 +43,7 @@ impl Goal<'_> {
         }
     }
 
-    /// The evidence that came with the claims, or for a rollback the evidence in the
+    /// The evidence that came with the claims. For a rollback, the evidence from the
     /// history.
     pub fn evidence(&self) -> &Evidence {
         match self {
@@ -52,7 +52,8 @@ impl Goal<'_> {
         }
     }
 
-    /// containerd's root directory, if the transaction to revert was given one.
+    /// containerd's root directory, if the user named one for the transaction that this
+    /// goal reverts.
     pub fn containerd_root(&self) -> Option<&Path> {
         match self {
             Self::Claims(_) => None,
@@ -71,7 +72,7 @@ impl Goal<'_> {
         }
     }
 
-    /// The kind of transaction, for the history.
+    /// The kind of transaction that the history shows for this goal.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Claims(_) => Kind::Apply,

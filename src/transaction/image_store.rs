@@ -1,5 +1,5 @@
-//! Image store of a host, behind one type: Docker's own, that of the containerd that
-//! Docker uses, or that of a Kubernetes node's containerd.
+//! Image store of a host. One type stands for three kinds of store: Docker's own store,
+//! the containerd that Docker uses, and the containerd of a Kubernetes node.
 //!
 //! An [`ImageStore`] is a snapshot of the store. Only [`ImageStore::run`] changes the
 //! store itself.
@@ -44,11 +44,11 @@ use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::unread::stale;
 use crate::transaction::{Docker, Tx};
 
-/// Docker, and its API.
+/// The Docker on this host, and a client of its API.
 pub type Engine<'a> = (Docker<'a, SystemBus>, UnixEngine);
 
-/// Timeout for a node's containerd, which answers in milliseconds unless it is in
-/// trouble.
+/// Timeout for requests to a node's containerd. A healthy containerd answers in
+/// milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// The image store of a host, as digestfix read it.
@@ -77,7 +77,7 @@ pub enum ImageStore<'a> {
     },
 }
 
-/// The most pieces of advice in one refusal.
+/// The maximum number of help texts that follow one refusal.
 const MAX_HELPS: usize = 3;
 
 /// References whose image is missing, and images that cannot get a digest.
@@ -85,16 +85,16 @@ const MAX_HELPS: usize = 3;
 pub struct Gaps {
     /// References whose image digestfix could not find.
     pub unread: Vec<Reference>,
-    /// Images without a name, for which no digest can be recorded. Each is given as the
-    /// digest by which Docker or containerd identifies it.
+    /// Images without a name, for which no digest can be recorded. Each image is given by
+    /// the digest that Docker or containerd uses as its ID.
     pub nameless: Vec<Digest>,
 }
 
-/// What has to be done to apply a plan.
+/// What digestfix has to do to apply a plan.
 #[derive(Default)]
 pub struct Means {
-    /// References that are in the file as planned, but that the running Docker has not
-    /// read.
+    /// References that are already in Docker's file as planned, but that the running
+    /// Docker has not read yet.
     pub stale: BTreeSet<Reference>,
     /// Requests to the running Docker.
     pub work: Work,
@@ -102,7 +102,7 @@ pub struct Means {
     pub records: record::work::Work,
 }
 
-/// Why a goal cannot be planned. Nothing has been touched.
+/// Why digestfix cannot make a plan. At this point, digestfix has changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(transparent)]
@@ -121,15 +121,15 @@ pub enum PlanError {
         /// The ID of a later transaction, which has to be rolled back first.
         first: Option<String>,
     },
-    #[error("the running engine cannot do that")]
+    #[error("the running engine cannot make these changes")]
     Unloadable(Vec<LoadBlocker>),
-    #[error("containerd cannot do that")]
+    #[error("containerd cannot make these changes")]
     Unrecordable(Vec<RecordBlocker>),
     #[error(transparent)]
     Containerd(#[from] ContainerdError),
     /// References that only the running Docker has, each with its image. A restart would
-    /// lose them.
-    #[error("the running Docker has references that the file does not have")]
+    /// lose these references.
+    #[error("the running Docker has references that its file on disk does not have")]
     OnlyInEngine(Vec<(String, String)>),
 }
 
@@ -184,7 +184,7 @@ impl PlanError {
                 return together(reasons.iter().map(RecordBlocker::help));
             }
             Self::Containerd(_) => {
-                "look at containerd (systemctl status containerd, crictl info)".to_owned()
+                "check containerd (systemctl status containerd, crictl info)".to_owned()
             }
             Self::InTheWay {
                 first: Some(id), ..
@@ -193,7 +193,7 @@ impl PlanError {
                 let is_changed = |one: &Refusal| matches!(one, Refusal::ChangedSince(_));
                 let compare = refusals.iter().any(is_changed).then(|| {
                     format!(
-                        "compare what it did (digestfix history {id}) with what is there (digestfix status)"
+                        "compare that transaction (digestfix history {id}) with the present references (digestfix status)"
                     )
                 });
                 return together(
@@ -205,15 +205,16 @@ impl PlanError {
             Self::OnlyInEngine(references) => {
                 let image = references.first().map_or("IMAGE", |(_, image)| image);
                 format!(
-                    "make Docker write its references to the file, which undoes the other program's change: docker tag \
-                     {image} digestfix:now && docker rmi digestfix:now; then run the same command again"
+                    "make Docker write its own references to the file (a change that another \
+                     program made to the file is lost): docker tag {image} digestfix:now && docker \
+                     rmi digestfix:now; then run the same command again"
                 )
             }
         })
     }
 
-    /// The references that `--replace` would displace. `None` if `--replace` would not
-    /// resolve every refusal.
+    /// The conflicting references that `--replace` would overwrite. `None` if digestfix
+    /// would refuse the claims even with `--replace`.
     pub fn displaces(&self) -> Option<Displaced> {
         let Self::Refused(refusals) = self else {
             return None;
@@ -231,7 +232,7 @@ impl PlanError {
         }
     }
 
-    /// Every reason, as text.
+    /// Returns each reason as a text.
     pub fn reasons(&self) -> Vec<String> {
         match self {
             Self::Refused(refusals) | Self::InTheWay { refusals, .. } => {
@@ -256,7 +257,8 @@ impl PlanError {
     }
 }
 
-/// Joins the advice for several reasons: each piece once, at most [`MAX_HELPS`] pieces.
+/// Joins the help texts for several reasons. Repeats no text, and joins at most
+/// [`MAX_HELPS`] texts.
 fn together(helps: impl Iterator<Item = String>) -> Option<String> {
     let mut told: Vec<String> = Vec::new();
     for help in helps {
@@ -271,8 +273,8 @@ fn together(helps: impl Iterator<Item = String>) -> Option<String> {
 }
 
 impl<'a> ImageStore<'a> {
-    /// Reads the store of a host. Reuses the snapshot `seen` if the file has not changed
-    /// since.
+    /// Reads the store of a host. Reuses the earlier snapshot `seen` if Docker's
+    /// reference file has not changed since then.
     pub async fn read(
         host: &'a Host,
         engine: Option<Engine<'a>>,
@@ -361,7 +363,7 @@ impl<'a> ImageStore<'a> {
         matches!(self, Self::Containerd { .. })
     }
 
-    /// The digest references that the engine records separately from any tag.
+    /// The references with a digest that the engine records separately from tags.
     pub fn apart(&self) -> BTreeSet<Reference> {
         match self {
             Self::Containerd { here, .. } => here
@@ -372,8 +374,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// On a Kubernetes node, reads the manifests of all recorded digests. Elsewhere, they
-    /// can be read without requests when they are needed.
+    /// On a Kubernetes node, reads the manifests of all recorded digests. On other hosts,
+    /// digestfix reads a manifest from disk when it needs the manifest.
     pub async fn read_manifests(&mut self) -> Result<(), PlanError> {
         match self {
             Self::Node { node, here, .. } => Ok(here.learn_all(node).await?),
@@ -387,8 +389,9 @@ impl<'a> ImageStore<'a> {
         matches!(self, Self::Node { here, .. } if here.is_made_up(digest))
     }
 
-    /// Lists the references as rows. The trust of a digest comes from a proof on this
-    /// host, or else from what digestfix noted when it recorded the digest.
+    /// Lists the references as the rows of a table. How far a digest can be trusted
+    /// follows from a proof on this host, or else from what digestfix noted when it
+    /// recorded the digest.
     pub fn listing(self, provenance: &Provenance) -> Result<Listing, PlanError> {
         let images = self.images()?;
         let mut unnamed = Vec::new();
@@ -436,8 +439,8 @@ impl<'a> ImageStore<'a> {
     }
 
     /// Returns the images of a digest, and the manifests that prove them. `image` is the
-    /// image to which the digest leads on this host. In Docker's containerd store,
-    /// returns only images that the manifests prove.
+    /// image that has the digest on this host. In Docker's containerd store, returns only
+    /// images that the manifests prove.
     pub fn exported(
         &self,
         digest: &Digest,
@@ -458,8 +461,9 @@ impl<'a> ImageStore<'a> {
                 let images = images.unwrap_or_default().into_keys().cloned();
                 (images.collect(), manifests)
             }
-            // Add the record's image without a proof: after an import, containerd may
-            // have the digest only in the record's name, and no manifest for it.
+            // Add the image of the containerd record even without a proof. After an
+            // import, containerd may have the digest only in the name of the record, and
+            // no manifest with this digest.
             Self::Node { here, .. } => {
                 let mut images = here.proven(digest);
                 let proof = here.proof(digest, &image).unwrap_or_default();
@@ -469,7 +473,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Plans a goal on this store.
+    /// Plans the changes of this store that reach a goal.
     pub async fn plan(&mut self, goal: &Goal<'_>) -> Result<Plan, PlanError> {
         match self {
             Self::Own { images, before, .. } => {
@@ -518,8 +522,8 @@ impl<'a> ImageStore<'a> {
         }
         match self {
             Self::Own { images, .. } => Ok(ImageDb::ask(images, |db| db.has(image))?),
-            // Check for layers too, because a digest alone may record the image, with a
-            // manifest but without layers.
+            // Check for layers too. If only a digest reference points at the image in
+            // Docker, the layers may be missing even if the manifest is on this host.
             Self::Containerd { here, .. } => {
                 let mut references = references.references();
                 Ok(references
@@ -529,7 +533,9 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// The gaps that affect the claims of a plan. Without a plan, all gaps.
+    /// Finds the references whose image is missing, and the images without a name. If
+    /// `plan` is given, leaves out the images without a name that do not affect its
+    /// claims.
     pub fn gaps(&self, plan: Option<&Plan>) -> Gaps {
         let counts = |image: &ImageId| plan.is_none_or(|plan| plan.lacks_name_of(image));
         let here = match self {
@@ -552,7 +558,7 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// What has to be done to apply a plan.
+    /// What digestfix has to do to apply a plan.
     pub async fn means(&self, goal: &Goal<'_>, plan: &Plan) -> Result<Means, PlanError> {
         let mut means = Means::default();
         match self {
@@ -583,7 +589,8 @@ impl<'a> ImageStore<'a> {
         }
     }
 
-    /// Assesses what a change would touch besides references, and what prevents it.
+    /// Assesses what a change of this store would affect besides references, and what
+    /// prevents the change.
     pub async fn survey(
         &self,
         allowed: Allowed,
@@ -605,8 +612,8 @@ impl<'a> ImageStore<'a> {
         Ok((None, Vec::new()))
     }
 
-    /// Whether the running Docker, or a node's CRI, finds each target of a plan as
-    /// planned. `None` if no Docker runs.
+    /// For each target of a plan, whether the running Docker (or the CRI of a node) finds
+    /// the planned image. `None` if no Docker runs.
     pub async fn answers(&self, plan: &Plan) -> Result<Option<Vec<bool>>, PlanError> {
         match self {
             Self::Own {

@@ -30,15 +30,15 @@ pub enum Why {
     WentAlong(Reference),
     /// The reference is gone, and could not be restored.
     Lost(String),
-    /// The record stays, because it is the last one of its image: without the record,
+    /// The record stays, because it is the last record of its image. Without the record,
     /// containerd would free the image.
     LastRecord,
-    /// The record stays: another client has changed it.
+    /// The record stays, because another client has changed it.
     Changed,
 }
 
 impl Leftover {
-    /// The ID of the container that uses the reference, from the engine's message.
+    /// Reads from the engine's message the ID of the container that uses the reference.
     pub fn container(&self) -> Option<&str> {
         let Why::InUse(conflict) = &self.why else {
             return None;
@@ -50,25 +50,25 @@ impl Leftover {
     }
 }
 
-/// If a reference stays, that does no harm, because its manifest proves it.
+/// A reference that stays does no harm, because a manifest proves that it is correct.
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let reference = &self.reference;
         match &self.why {
             Why::Tagged(tag) => write!(
                 f,
-                "{reference} stays: {tag} now has the same manifest, and Docker would drop both (if you want \
-                 that: docker rmi {tag})"
+                "{reference} stays: {tag} now has the same manifest, so Docker would drop {tag} \
+                 too (to drop both: docker rmi {tag})"
             ),
             Why::Last => write!(
                 f,
-                "{reference} stays: it is now the last reference of its image, and Docker would remove the \
-                 image too (if you want that: docker rmi {reference})"
+                "{reference} stays: this is now the last reference of its image, and Docker would remove the \
+                 image too (to remove both: docker rmi {reference})"
             ),
             Why::HasLayers => write!(
                 f,
-                "{reference} stays: no other reference here keeps the layers as the registry serves them, \
-                 and Docker would remove them too (if you want that: docker rmi {reference})"
+                "{reference} stays: only this reference keeps the layers of its image in the registry's \
+                 form, and Docker would remove these layers too (to remove both: docker rmi {reference})"
             ),
             Why::InUse(conflict) => write!(
                 f,
@@ -76,19 +76,19 @@ impl fmt::Display for Leftover {
             ),
             Why::TookAlong(along) => write!(
                 f,
-                "{reference} is gone, and Docker dropped more along with it: {} (to get that back: docker \
-                 load or docker tag)",
+                "{reference} is gone, and Docker also dropped these references: {} (to restore them: docker load or \
+                 docker tag)",
                 along.join(", ")
             ),
             Why::WentAlong(other) => write!(
                 f,
-                "{reference} is gone: Docker dropped it along with {other} (to get it back: docker load or \
+                "{reference} is gone: Docker dropped this reference along with {other} (to restore the reference: docker load or \
                  docker tag)"
             ),
             Why::LastRecord => write!(
                 f,
-                "{reference} stays: it is now the last record of its image, and containerd would free the \
-                 image too (if you want that: ctr -n k8s.io images rm {})",
+                "{reference} stays: this is now the last record of its image, and containerd would free the \
+                 image too (to remove both: ctr -n k8s.io images rm {})",
                 reference.full()
             ),
             Why::Changed => write!(
@@ -97,22 +97,24 @@ impl fmt::Display for Leftover {
             ),
             Why::Lost(why) => write!(
                 f,
-                "{reference} is gone and could not be restored: {why} (once its image is loaded \
-                 again, with its manifest: digestfix apply --from FILE)"
+                "{reference} is gone and could not be restored: {why} (load its image again, then \
+                 add the reference from a file that contains its manifest: digestfix apply --from \
+                 FILE)"
             ),
         }
     }
 }
 
-/// The references that Docker dropped along with others, for undo to restore.
+/// Returns a leftover for each reference that Docker dropped along with another
+/// reference.
 pub fn went_along(leftovers: &[Leftover]) -> Vec<Leftover> {
     let along = leftovers.iter().filter_map(|one| match &one.why {
         Why::TookAlong(along) => Some((&one.reference, along)),
         _ => None,
     });
     let each = along.flat_map(|(other, along)| along.iter().map(move |name| (other, name)));
-    // Skip a text that is not a name. It is the digest of a manifest, which is restored
-    // together with the reference.
+    // Skip a text that is the digest of a manifest instead of a name. The manifest is
+    // restored together with its reference.
     let named = each.filter_map(|(other, name)| Some((other, Reference::parse(name).ok()?)));
     named
         .filter(|(_, one)| one.tag().is_some() || one.digest().is_some())

@@ -1,9 +1,11 @@
-//! Load method: load, drop, verify, and undo on failure. The running Docker makes the
-//! change itself. digestfix neither stops Docker nor touches Docker's files.
+//! Load method: makes the running Docker load manifests and drop references, verifies the
+//! result, and undoes the change if a step fails. digestfix neither stops Docker nor
+//! touches Docker's files.
 //!
-//! digestfix loads manifests only (`docker load` of an archive of some kilobytes). The
-//! engine then has the references, and uses the layers that are already on this host.
-//! [`recovery`] finishes a killed run.
+//! digestfix loads only manifests. It sends them to Docker in an archive of some
+//! kilobytes, as `docker load` would send an archive. Docker then has the new references,
+//! and uses the layers that are already on this host. If a run is killed, [`recovery`]
+//! finishes the run.
 
 use std::path::Path;
 
@@ -32,10 +34,10 @@ pub use known::known_references;
 use steps::Steps;
 use work::Work;
 
-/// The running Docker, in the form that a load needs.
+/// What a load needs to know about the running Docker.
 #[derive(Debug)]
 pub struct Running<'a, M, E> {
-    /// systemd, Docker as detected, and the directory of the pending markers.
+    /// systemd, the detected Docker, and the directory of the pending markers.
     pub docker: Docker<'a, M>,
     pub engine: &'a E,
     /// containerd's content store.
@@ -52,23 +54,25 @@ impl<M, E> Clone for Running<'_, M, E> {
 
 impl<M, E> Copy for Running<'_, M, E> {}
 
-/// One change that a running engine makes.
+/// One change of references that a running Docker makes.
 pub struct Load<'a, M, E> {
     running: Running<'a, M, E>,
     before: Vec<u8>,
     work: Work,
-    /// The references that this load adds. The planned references that are missing here
-    /// were pulled by other clients meanwhile.
+    /// The references that this load adds. Other clients have meanwhile pulled the rest
+    /// of the planned references.
     made: Vec<Pin>,
     run_only: Vec<Reference>,
     /// References that the engine may have without listing them.
     known: Vec<Reference>,
-    /// A request may have reached the engine, so undo has to send requests too.
+    /// Whether a request may have reached the engine, so that undo has to send requests
+    /// too.
     asked: bool,
 }
 
 impl<'a, M: ServiceManager, E: Images> Load<'a, M, E> {
-    /// A load that carries out `work`, which was determined from the store `here`.
+    /// Creates a load that carries out `work`. The caller determined this work from the
+    /// store `here`.
     pub fn new(running: Running<'a, M, E>, here: &ContainerdStore, work: Work) -> Self {
         Self {
             running,
@@ -210,9 +214,9 @@ impl<M: ServiceManager, E: Images> Method<M> for Load<'_, M, E> {
         tx.progress.step(
             Step::UndoLoad,
             match left.as_slice() {
-                [] => "the running engine has the references as they were",
+                [] => "the running engine has its former references again",
                 _ => {
-                    "the running engine has the references as they were, except those that \
+                    "the running engine has its former references again, except those that \
                       could not be restored"
                 }
             },

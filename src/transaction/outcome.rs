@@ -25,24 +25,24 @@ use crate::transaction::watchdog::WatchdogError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// The new store is on disk beside the old one.
+    /// The new reference store is on disk beside the old one.
     Stage,
-    /// dockerd has read a configuration file that changed after its start.
+    /// dockerd has read a configuration file that had changed after dockerd started.
     Reload,
     /// live-restore is on until the transaction ends.
     EnableLiveRestore,
-    /// Nothing can start Docker.
+    /// From now on, nothing can start Docker.
     BlockStart,
     /// Docker has stopped.
     Stop,
-    /// The store is still the one from which the plan was made, or digestfix has planned
-    /// again.
+    /// The reference store has changed since digestfix made the plan, so digestfix has
+    /// planned again.
     Reread,
-    /// The new store is in use.
+    /// The new reference store is in use.
     Commit,
     /// The engine answers.
     Start,
-    /// The file and the engine match the plan.
+    /// The references on disk and in the engine match the plan.
     Verify,
     /// The units that stopped along with Docker run again.
     Restore,
@@ -60,7 +60,7 @@ pub enum Step {
     RemoveRecord,
     /// Undo: Docker has stopped again.
     UndoStop,
-    /// Undo: the old store is in use.
+    /// Undo: the old reference store is in use again.
     UndoCommit,
     /// Undo: Docker runs again, on the old references.
     UndoStart,
@@ -73,17 +73,17 @@ pub enum Step {
 /// Receives each step. An implementation must not block, because Docker may be stopped
 /// while it runs.
 pub trait Progress {
-    /// Work that may take long begins. This work lasts until a step ends or other work
-    /// begins.
+    /// Called when work begins that may take long. The work lasts until a step ends or
+    /// other work begins.
     fn begin(&mut self, doing: &str);
-    /// The transaction with this ID has begun.
+    /// Called when the transaction with this ID has begun.
     fn transaction_begins(&mut self, id: &str);
-    /// A running Docker is about to be stopped. [`Step::Start`] or [`Step::UndoStart`]
-    /// reports when its engine answers again.
+    /// Called before digestfix stops a running Docker. Later, [`Step::Start`] or
+    /// [`Step::UndoStart`] reports that the engine answers again.
     fn docker_stops(&mut self);
-    /// A step has succeeded.
+    /// Called when a step has succeeded.
     fn step(&mut self, step: Step, detail: &str);
-    /// A problem that does not change the outcome.
+    /// Called for a problem that does not change the outcome.
     fn warning(&mut self, text: &str);
 }
 
@@ -103,10 +103,12 @@ pub enum Failure {
     #[error("{0}")]
     Watchdog(#[from] WatchdogError),
     /// The machine has rebooted, and Docker is not running.
-    #[error("containers get their restart policies back only once Docker runs: {0}")]
+    #[error(
+        "digestfix can restore the restart policies of these containers only once Docker runs: {0}"
+    )]
     WaitsForDocker(String),
     /// No copy of the references can be read.
-    #[error("the references cannot be read, and no copy of them is left: {0}")]
+    #[error("the references cannot be read, and no copy of the references is left: {0}")]
     NoReferences(ReadError),
     #[error("{0}")]
     History(#[from] HistoryError),
@@ -122,10 +124,11 @@ pub enum Failure {
     Containerd(#[from] ContainerdError),
     #[error("{0}")]
     Archive(#[from] ArchiveError),
-    /// References that the engine cannot drop, or that it cannot drop without harm.
+    /// References that the engine refused to drop, or could drop only together with
+    /// something else.
     #[error("{}", leftover::joined(.0))]
     Leftovers(Vec<Leftover>),
-    #[error("Docker could not be kept from starting while the references change: {0}")]
+    #[error("digestfix could not prevent Docker from starting while the references change: {0}")]
     StartBlock(#[from] StartBlockError),
     /// digestfix told dockerd to reload its configuration, but live-restore in dockerd
     /// differs from the file.
@@ -143,9 +146,9 @@ pub enum Failure {
         /// dockerd's log message.
         says: Option<String>,
     },
-    /// digestfix told dockerd to reload its configuration, and dockerd refused. A start
-    /// may fail for the same reason.
-    #[error("{unit} refuses to reload {}{}, so it may not start with that file", path.display(), said(.says))]
+    /// digestfix told dockerd to reload its configuration, and dockerd refused. The next
+    /// start of dockerd may fail for the same reason.
+    #[error("{unit} refuses to reload {}{}, so {unit} may not start with that file", path.display(), said(.says))]
     ConfigurationRefused {
         unit: String,
         path: PathBuf,
@@ -159,7 +162,7 @@ pub enum Failure {
     MoreContainers(String),
     #[error("{}", .0.join("; "))]
     Containers(Vec<String>),
-    /// Docker has started since the check, when it was not running.
+    /// Docker was not running when digestfix checked, but has started since.
     #[error("{0} was not running, but was started a moment ago")]
     StartedMeanwhile(String),
     /// Another program has switched live-restore off.
@@ -167,28 +170,31 @@ pub enum Failure {
     SwitchedOff,
     #[error("a dockerd{} has the data root open, although Docker should be stopped", process(*.pid))]
     StillRunning { pid: Option<u32> },
-    /// The store changed before Docker had stopped, and the claims do not fit the changed
-    /// store.
-    #[error("the references changed in the meantime, and now: {}", joined(.0))]
+    /// The reference store changed before Docker had stopped, and digestfix cannot apply
+    /// the claims to the changed store.
+    #[error(
+        "the references changed in the meantime, and now digestfix cannot change them as planned: {}",
+        joined(.0)
+    )]
     NoLongerFits(Vec<Refusal>),
     #[error("{unit} is {state} instead of running (see: journalctl -u {unit})")]
     NotRunning { unit: String, state: String },
-    #[error("the engine does not answer {} s after its start: {last}", .after.as_secs())]
+    #[error("the engine still does not answer {} s after its start: {last}", .after.as_secs())]
     Silent { after: Duration, last: EngineError },
     /// The file differs from what digestfix wrote.
-    #[error("the references on disk are not what was written: {0}")]
+    #[error("the references on disk differ from what digestfix wrote: {0}")]
     FileDiffers(String),
     /// The engine's answer contradicts what digestfix wrote.
-    #[error("the running engine disagrees: {0}")]
+    #[error("the running engine does not match the plan: {0}")]
     EngineDisagrees(String),
     /// A node's containerd or its CRI does not have what digestfix recorded.
-    #[error("the node disagrees: {0}")]
+    #[error("the node does not match the plan: {0}")]
     NodeDisagrees(String),
 }
 
 impl Failure {
     /// What to do after a transaction that was undone because of this failure. `unit` is
-    /// Docker's unit.
+    /// the name of Docker's systemd unit.
     pub fn help(&self, unit: &str) -> Option<String> {
         let unit = shell::word(unit);
         let help = match self {
@@ -216,27 +222,29 @@ impl Failure {
                     "find out why Docker did not start (journalctl -u {unit} -n 50), then try again"
                 ));
             }
-            Self::Interrupted(_) => "run the same command again when it suits",
+            Self::Interrupted(_) => "run the same command again at any time",
             Self::File(_) | Self::Journal(_) | Self::Marker(_) | Self::History(_) => {
                 "check the file system (df -h; df -i; dmesg | tail), then try again"
             }
-            Self::NoLongerFits(_) => "look at the references (digestfix status), then try again",
+            Self::NoLongerFits(_) => "check the references (digestfix status), then try again",
             Self::Containerd(_) | Self::NodeDisagrees(_) => {
-                "look at containerd (systemctl status containerd, crictl info), then try again"
+                "check containerd (systemctl status containerd, crictl info), then try again"
             }
             Self::Systemd(_) | Self::StartBlock(_) | Self::Watchdog(_) => {
                 "check systemd (systemctl status), then try again"
             }
             Self::ReloadWithoutEffect { .. } | Self::ConfigurationRefused { .. } => {
                 "fix Docker's configuration file, then run the same command again. Do not restart Docker \
-                 before that, because it may not start. If it only complains about userland-proxy-path, take \
-                 \"userland-proxy\": true out (true is the default)"
+                 before that, because Docker may not start. If Docker complains only about userland-proxy-path, \
+                 remove \"userland-proxy\": true from the file (true is the default)"
             }
             Self::MoreContainers(_)
             | Self::SwitchedOff
             | Self::StartedMeanwhile(_)
             | Self::ConfigurationChanged(_) => "run the same command again",
-            _ => "run it again with -v; if it fails again, report it",
+            _ => {
+                "run the same command again with -v; if the command fails again, report the failure"
+            }
         };
         Some(help.to_owned())
     }
@@ -248,13 +256,13 @@ fn what_stays(left: &[Leftover]) -> String {
     containers.sort_unstable();
     containers.dedup();
     if containers.is_empty() {
-        return "do what the lines above say for each reference, then run the same command again"
+        return "follow the advice above for each reference, then run the same command again"
             .to_owned();
     }
     let names = containers.join(" ");
     format!(
-        "a container still uses the digest (docker ps -a shows it). Once no one needs that container: docker \
-         rm {names}; then run the same command again"
+        "a container still uses the digest (see docker ps -a). When you no longer need that container: docker rm \
+         {names}; then run the same command again"
     )
 }
 
@@ -273,7 +281,7 @@ fn joined(refusals: &[Refusal]) -> String {
     lines.join("; ")
 }
 
-/// How a transaction ended, and what remains on the host because of it.
+/// How a transaction ended, and what it leaves on the host.
 #[derive(Debug)]
 pub struct Outcome {
     pub id: String,
@@ -285,12 +293,14 @@ pub struct Outcome {
     /// The path of the former reference store, kept as a backup. `None` if no file
     /// changed.
     pub backup: Option<PathBuf>,
-    /// The loaded references of which the engine reports that it has only the unpacked
-    /// layers.
+    /// The loaded references whose layers exist only in unpacked form, as the engine
+    /// reports.
     pub run_only: Vec<Reference>,
-    /// The transaction failed after Docker was stopped, and Docker was started again.
+    /// Whether the transaction failed after it had stopped Docker. If so, undo has
+    /// started Docker again.
     pub restarted: bool,
-    /// The watchdog that keeps trying, if work remains.
+    /// The unit name of the watchdog, if work remains that the watchdog keeps trying to
+    /// finish.
     pub watchdog: Option<String>,
 }
 
@@ -343,11 +353,11 @@ pub enum DockerNow {
 /// Which references are in use after a failed undo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreNow {
-    /// The old ones.
+    /// The old references.
     Old,
-    /// The new ones. The old ones are in the file with this path.
+    /// The new references. The old references are in the file with this path.
     New(PathBuf),
-    /// Some of the new ones may be in use.
+    /// Some of the new references may be in use.
     Mixed,
     Unknown,
 }

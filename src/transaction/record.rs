@@ -1,9 +1,9 @@
 //! Record method: on a Kubernetes node, containerd records the digest of an image as an
-//! additional name for it. Only records change, and nothing stops.
+//! additional name for it. digestfix changes only such records, and stops nothing.
 //!
 //! digestfix labels each record that it makes with the transaction's ID. Undo, recovery
-//! and rollback remove only records with that label, never those of other clients.
-//! [`recovery`] finishes a killed run.
+//! and rollback remove only records with that label, never those of other clients. If a
+//! run is killed, [`recovery`] finishes the run.
 
 use std::path::PathBuf;
 
@@ -27,18 +27,20 @@ pub mod work;
 use steps::Steps;
 use work::Work;
 
-/// One change of the records in a node's containerd.
+/// One change of the image records in a node's containerd.
 pub struct Recording<'a, N> {
     node: &'a N,
     socket: PathBuf,
     before: Vec<u8>,
     work: Work,
-    /// A request may have reached containerd, so undo has to send requests too.
+    /// Whether a request may have reached containerd. If so, undo has to send requests
+    /// too.
     asked: bool,
 }
 
 impl<'a, N: Node> Recording<'a, N> {
-    /// A change that carries out `work`, which was determined from the store `here`.
+    /// Creates a change that carries out `work`. The caller computed `work` from `here`,
+    /// the state of the store.
     pub fn new(node: &'a N, socket: PathBuf, here: &NodeStore, work: Work) -> Self {
         Self {
             node,
@@ -64,8 +66,8 @@ impl<'a, N: Node> Recording<'a, N> {
         self.asked = true;
         self.steps(&tx.id).make(&self.work.added).await?;
         let detail = match self.work.added.len() {
-            1 => "containerd has 1 record more".to_owned(),
-            count => format!("containerd has {count} records more"),
+            1 => "containerd has 1 more record".to_owned(),
+            count => format!("containerd has {count} more records"),
         };
         tx.progress.step(Step::Record, &detail);
         Ok(())
@@ -126,7 +128,7 @@ impl<M: ServiceManager, N: Node> Method<M> for Recording<'_, N> {
         tx.progress.begin("asking the CRI");
         let Work { added, dropped } = &self.work;
         self.steps(&tx.id).verify(added, dropped).await?;
-        let told = "containerd has the new records, and the CRI finds the images by them";
+        let told = "containerd has the new records, and the CRI finds the images by these records";
         tx.progress.step(Step::Verify, told);
         Ok(())
     }
@@ -154,9 +156,9 @@ impl<M: ServiceManager, N: Node> Method<M> for Recording<'_, N> {
         tx.progress.step(
             Step::UndoRecord,
             match left.as_slice() {
-                [] => "containerd has the records as they were",
+                [] => "containerd has its former records again",
                 _ => {
-                    "containerd has the records as they were, except those that could not be \
+                    "containerd has its former records again, except those that could not be \
                       restored"
                 }
             },

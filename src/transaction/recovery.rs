@@ -1,6 +1,6 @@
-//! The last steps that every recovery of a killed run has in common.
+//! The last steps of a recovery, which are the same for every killed run.
 //!
-//! Each method recovers what it changed:
+//! Each method has its own recovery of what it changed:
 //! [`restart`](crate::transaction::restart::recovery),
 //! [`load`](crate::transaction::load::recovery),
 //! [`record`](crate::transaction::record::recovery).
@@ -17,8 +17,8 @@ use crate::transaction::outcome::{Failure, Progress};
 use crate::transaction::reserve;
 use crate::transaction::watchdog;
 
-/// Reads the run's history record. If that fails, warns, and recovery continues without
-/// the record.
+/// Reads the run's history record. If the record cannot be read, warns and returns
+/// `None`; recovery then continues without the record.
 pub(super) fn record(
     journal: &Journal,
     images: &ImageDir,
@@ -33,9 +33,9 @@ pub(super) fn record(
     }
 }
 
-/// Writes to the record which references are in use after the recovery. The caller must
-/// do this before it removes the journal: without a journal, a record without an end
-/// counts as a run that changed nothing.
+/// Notes in the history record which references are in use after the recovery. The caller
+/// must do this before it removes the journal. If there is no journal and a record does
+/// not say how its run ended, digestfix assumes that the run changed nothing.
 pub(super) fn note(
     record: Option<Record>,
     references: Side,
@@ -47,7 +47,8 @@ pub(super) fn note(
     }
 }
 
-/// Ends the recovery of the run of `journal`: removes its files and its watchdog.
+/// Ends the recovery of the run that `journal` describes: removes the run's files, and
+/// ends its watchdog.
 pub(super) async fn finish<M: ServiceManager>(
     journal: &Journal,
     lock: &RootLock,
@@ -60,20 +61,22 @@ pub(super) async fn finish<M: ServiceManager>(
     Ok(())
 }
 
-/// Removes the files of interrupted runs on this data root, the journal last.
+/// Removes the files that interrupted runs left on this data root. Removes the journal
+/// last.
 pub fn end(lock: &RootLock, progress: &mut dyn Progress) -> Result<(), Failure> {
     reserve::sweep(lock.data_root(), &[]);
     end_records(None, lock, progress);
     if let Err(error) = state_file::sweep(lock) {
         progress.warning(&format!(
-            "half-written files of the interrupted run could not be removed: {error}"
+            "digestfix could not remove half-written files of the interrupted run: {error}"
         ));
     }
     Ok(Journal::close(lock)?)
 }
 
-/// Adds an end to each record that has none. `broken` is the ID of the run being
-/// recovered, whose record may already say that its undo failed.
+/// Writes how the run ended to each history record that does not say so yet. `broken` is
+/// the ID of the run that digestfix recovers. The record of that run may already say that
+/// its undo failed.
 pub(super) fn end_records(broken: Option<&str>, lock: &RootLock, progress: &mut dyn Progress) {
     for error in history::end_interrupted(lock, broken) {
         progress.warning(&error.to_string());

@@ -2,15 +2,17 @@
 //! before it starts Docker. Without the reserve, other programs could fill the disk while
 //! Docker is stopped, and Docker would not start.
 //!
-//! A reserve is a directory of named files on each file system that a start of Docker
-//! writes to. The kernel would free an unnamed file when digestfix is killed, long before
-//! the watchdog starts Docker, and another process could fill the disk in between. Named
-//! files outlive digestfix. Only the holder of the data root's lock makes, frees or
-//! removes them: the run itself, or the watchdog or recovery after it.
+//! When Docker starts, it writes to one or more file systems. On each of them, a reserve
+//! has one directory with named files. Named files outlive digestfix. If digestfix were
+//! killed, the kernel would free unnamed files at once, and another process could fill
+//! the disk before the watchdog starts Docker. Only the process that holds the data
+//! root's lock creates or removes these files: the run itself, or later the watchdog or a
+//! recovery.
 //!
-//! A reserve has two parts. digestfix frees the first before it starts Docker on the
-//! changed store. Undo and the watchdog free both parts. So even if another process has
-//! taken the space of the first part, there is still room for a second start.
+//! A reserve has two parts. Before it starts Docker on the changed reference store,
+//! digestfix frees the first part. Undo and the watchdog free both parts before they
+//! start Docker. So even if another process has taken the space of the first part, there
+//! is still room for a second start.
 //!
 //! Each part consists of several files, so that it reserves inodes as well as blocks.
 
@@ -29,39 +31,43 @@ use crate::store::data_root::STATE_DIR;
 
 const NAME: &str = ".digestfix-reserve";
 
-/// What a start of Docker writes to a data root, besides what it writes for containers,
-/// in bytes. On ext4 with 31 containers, 20.10.24, 26.1 and 28.5 started completely with
-/// 128 KiB free. With 64 KiB free they started, but listed only 14 to 20 of the 31; with
-/// 16 KiB they did not start. The margin also covers digestfix's own small files.
+/// The number of bytes that a start of Docker writes to its data root, without those for
+/// containers. On ext4 with 31 containers, Docker 20.10.24, 26.1 and 28.5 started
+/// completely with 128 KiB free. With 64 KiB free, these versions started but listed only
+/// 14 to 20 of the 31 containers. With 16 KiB free, Docker did not start. The reserved
+/// size is much larger, and also covers digestfix's own small files.
 const START: u64 = 4 * MIB;
 
-/// What a start writes for each container, in bytes. For all containers at the same time,
-/// a start writes two files beside the old ones. 26.1 took 254 KB and 62 inodes for 31
-/// containers, which is 8 KiB and 2 inodes for each. The margin is for long
-/// configurations.
+/// The number of bytes that a start of Docker writes for each container. Docker writes
+/// two new files for each container beside the old ones, and does so for all containers
+/// at the same time. Docker 26.1 took 254 KB and 62 inodes for 31 containers, which is 8
+/// KiB and 2 inodes for each. The reserved size is larger, because a container may have a
+/// long configuration.
 const PER_CONTAINER: u64 = 32 * KIB;
 
 const FILES_PER_CONTAINER: u64 = 2;
 
-/// The most containers for which inodes are held: dockerd restores only a limited number
-/// at a time.
+/// The maximum number of containers for which a reserve holds inodes. dockerd restores
+/// only a limited number of containers at a time.
 const CONTAINERS_AT_ONCE: u64 = 1024;
 
-/// What a start writes to each other file system, in bytes: sockets, process IDs,
-/// containerd's metadata, daemon.json.
+/// The number of bytes that a start of Docker needs on each file system other than the
+/// data root's. There, a start writes sockets, PID files, containerd's metadata and
+/// daemon.json.
 const ELSEWHERE: u64 = MIB;
 
-/// The number of files in one part, apart from those for containers. Each takes an inode.
+/// The number of files in one part of a reserve, without those for containers. Each file
+/// takes an inode.
 const FILES: u64 = 32;
 
-/// The parts of a reserve: one for the start on the changed store, one for another start
-/// if that one fails.
+/// The two parts of a reserve. The first is for the start of Docker on the changed store,
+/// and the second is for another start if the first start fails.
 const PARTS: [&str; 2] = ["1", "2"];
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// The space that the file system of one directory must have free for the reserve.
+/// The free space that the reserve needs on the file system of one directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
     pub path: PathBuf,
@@ -69,8 +75,8 @@ pub struct Need {
     pub inodes: u64,
 }
 
-/// The space that starts of Docker need on the file systems of the data root and of those
-/// other directories that exist. Lists each file system once.
+/// The space that Docker needs to start, on the file systems of the data root and of the
+/// other directories. Skips directories that do not exist. Lists each file system once.
 pub fn needs(data_root: &Path, others: &[PathBuf]) -> Vec<Need> {
     let own = (
         data_root,
@@ -131,8 +137,8 @@ pub struct ReserveError {
     error: io::Error,
 }
 
-/// Disk space that is held until it is freed or dropped. If the process is killed,
-/// [`sweep`] frees the space later.
+/// Disk space that digestfix holds until this value is freed or dropped. If digestfix is
+/// killed, [`sweep`] frees the space later.
 #[derive(Debug, Default)]
 pub struct Reserve {
     directories: Vec<PathBuf>,
@@ -140,7 +146,8 @@ pub struct Reserve {
 
 impl Reserve {
     /// Holds space for starts of Docker on the file systems of the data root and of the
-    /// other directories that exist. On an error, holds nothing.
+    /// other directories. Skips directories that do not exist. If this fails, holds
+    /// nothing.
     pub fn hold(data_root: &Path, others: &[PathBuf]) -> Result<Self, ReserveError> {
         let mut reserve = Self::default();
         for need in needs(data_root, others) {
@@ -151,7 +158,8 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Frees the part for the start on the changed store.
+    /// Frees the part of the reserve that is for the start of Docker on the changed
+    /// store.
     pub fn free_first(&self) {
         for directory in &self.directories {
             // Ignore the error, because the start may succeed without this space.
@@ -172,7 +180,7 @@ impl Drop for Reserve {
     }
 }
 
-/// Frees what a killed run held.
+/// Frees the disk space that a killed run held.
 pub fn sweep(data_root: &Path, others: &[PathBuf]) {
     let own = data_root.join(STATE_DIR);
     for directory in [&own].into_iter().chain(others) {
@@ -216,8 +224,8 @@ fn fill(directory: &Path, need: &Need) -> io::Result<()> {
 /// Allocates this many bytes on the file system.
 fn take(file: &File, bytes: u64) -> io::Result<()> {
     let length = i64::try_from(bytes).unwrap_or(i64::MAX);
-    // Skip the call on ZFS, which accepts it but reserves nothing. Other file systems may
-    // not support it.
+    // Skip `fallocate` on ZFS, which accepts the call but reserves nothing. Other file
+    // systems may not support the call.
     if allocates(fstatfs(file)?.filesystem_type()) {
         match fallocate(file, FallocateFlags::empty(), 0, length) {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
@@ -260,7 +268,7 @@ fn write(mut file: &File, bytes: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -295,7 +303,10 @@ mod tests {
         let directory = root.path().join(STATE_DIR).join(NAME);
         let mut reserve = Reserve::hold(root.path(), &[root.path().to_owned()]).unwrap();
         assert!(blocks(&directory) >= held(root.path()));
-        assert!(!root.path().join(NAME).exists(), "one a file system");
+        assert!(
+            !root.path().join(NAME).exists(),
+            "a file system has only one reserve"
+        );
         reserve.free_first();
         let left = blocks(&directory);
         assert!(left >= needed_by_a_start(root.path()) && left < held(root.path()));

@@ -1,14 +1,16 @@
-//! Restart method: stage the new store, enable live-restore, block starts, stop Docker,
+//! Restart method: stops Docker, replaces its reference store, and starts Docker again.
+//! The steps are: stage the new store, enable live-restore, block starts, stop Docker,
 //! re-read the references, commit, start, verify. If a step fails, digestfix undoes the
 //! steps so far.
 //!
-//! `Restart::apply` and `Restart::undo` show the whole sequence. `apply` sets `Reached`
-//! before each step acts, so `undo` knows what may have been done. digestfix reads,
-//! plans, stages and syncs while Docker still runs. Between Docker's stop and start, it
-//! only checks the old file and exchanges two names. Success and failure both end with
-//! `Restart::restore`, which starts the units and containers that stopped along with
-//! Docker, and gives live-restore its former value.
-//! [`recovery`](crate::transaction::recovery) does the same for a killed run.
+//! `Restart::apply` and `Restart::undo` show the whole sequence. Before each step,
+//! `apply` sets `Reached`, so `undo` knows which steps may have happened. While Docker
+//! still runs, digestfix reads the references, makes the plan, and writes and syncs the
+//! new store. Between Docker's stop and start, digestfix only checks the old file and
+//! exchanges two file names. After success and after failure, `Restart::restore` starts
+//! the units and containers that stopped along with Docker, and restores the former value
+//! of live-restore. After a killed run, [`recovery`](crate::transaction::recovery) does
+//! the same.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -56,7 +58,8 @@ use swap::{Staged, Swapped};
 /// the ports refuse new connections, and digestfix warns the user.
 const HOLD_PORTS_AT_MOST: Duration = Duration::from_secs(10);
 
-/// The last step that `apply` has begun. The value is set before the step acts.
+/// The last step that `apply` has begun. `apply` sets this value before the step changes
+/// anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reached {
     Nothing,
@@ -77,17 +80,17 @@ pub struct Restart<'a, M, E> {
     active_before: BTreeMap<String, String>,
     /// The containers that ran before the stop.
     ran: Vec<Container>,
-    /// Undo started Docker again.
+    /// Whether undo started Docker again.
     restarted: bool,
     /// Undo failed.
     undo_failed: bool,
     switch: Option<Switch>,
-    /// The contents of the staged store, rendered on first use.
+    /// The contents of the new reference store, made on first use.
     rendered: Option<Rendered>,
     staged: Option<Staged>,
     swapped: Option<Swapped>,
     start_block: Option<StartBlock>,
-    /// Disk space for the start of Docker.
+    /// Disk space that digestfix holds for the start of Docker.
     reserve: Reserve,
     /// The kernel holds new connections to published ports until this descriptor is
     /// closed.
@@ -95,7 +98,8 @@ pub struct Restart<'a, M, E> {
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
-    /// A restart that achieves `goal`. The transaction's plan was made from `before`.
+    /// Creates a restart that achieves `goal`. The caller made the transaction's plan
+    /// from the snapshot `before`.
     pub fn new(goal: &'a Goal<'a>, daemon: Option<Daemon<'a, M, E>>, before: Snapshot) -> Self {
         Self {
             goal,
@@ -156,7 +160,8 @@ impl<M: ServiceManager, E: Engine> Method<M> for Restart<'_, M, E> {
         undone.map(|()| Vec::new())
     }
 
-    /// Restores each part, even if another part fails.
+    /// Restores units, containers and live-restore. If one of these fails, still restores
+    /// the others.
     async fn restore(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         // If undo failed and Docker is down, nothing can be restored. Leave live-restore
         // on, so that the containers survive the next start of Docker.
@@ -233,13 +238,13 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.write_staged(tx)?;
         let written = match tx.plan.is_empty() {
             false => "new references written beside the old ones",
-            true => "a copy of the references written beside them",
+            true => "a copy of the references written beside the original",
         };
         tx.progress.step(Step::Stage, written);
         Ok(())
     }
 
-    /// The new reference store, rendered on first use.
+    /// The contents of the new reference store, made on first use.
     fn rendered(&mut self, tx: &Tx<'_, M>) -> &mut Rendered {
         let live = tx.images.store_path();
         self.rendered
@@ -275,7 +280,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.knows_to_start(tx, daemon);
         tx.progress.step(
             Step::EnableLiveRestore,
-            "live-restore switched on for the moment: containers keep running",
+            "live-restore switched on for this run: containers keep running",
         );
         Ok(())
     }
@@ -287,7 +292,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         };
         let unit = &daemon.docker.host.unit;
         tx.progress
-            .begin(&format!("keeping {} from being started", unit.id));
+            .begin(&format!("blocking starts of {}", unit.id));
         self.start_block =
             Some(StartBlock::place(daemon.docker.manager, daemon.runtime_units, unit).await?);
         if !daemon.impact.running && daemon.is_active().await {
@@ -314,8 +319,9 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.look_at_containers(tx, daemon).await?;
         self.see_configuration(daemon)?;
         self.active_before = daemon.docker.manager.active_states().await?;
-        // While dockerd waits for clients of its API before it ends, it still serves
-        // published ports. So hold only the ports that no process serves.
+        // Before dockerd ends, it waits for clients of its API, and still serves
+        // published ports meanwhile. So hold back connections only to ports that no
+        // process serves.
         let unserved = match daemon.impact.stops_late() {
             true => ports::hold_unserved(&daemon.impact.ports_to_hold()).ok(),
             false => None,
@@ -336,7 +342,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx.heed_interrupt().await
     }
 
-    /// Holds new connections to published ports. If that fails, the ports refuse
+    /// Holds back new connections to published ports. If that fails, the ports refuse
     /// connections for a moment, as during any restart of Docker.
     fn hold_ports(&mut self, tx: &mut Tx<'_, M>) {
         let Some(daemon) = self.daemon else {
@@ -349,8 +355,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         match ports::hold(&ports) {
             Ok(held) => self.held_ports = Some(held),
             Err(error) => tx.progress.warning(&format!(
-                "new connections to published ports are refused while Docker starts, as they cannot be \
-                 held back: {error}"
+                "new connections to published ports are refused while Docker starts, because digestfix \
+                 cannot hold these connections back: {error}"
             )),
         }
     }
@@ -378,7 +384,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         self.write_staged(tx)?;
         tx.progress.step(
             Step::Reread,
-            "the references changed in the meantime; planned again",
+            "the references changed in the meantime, so digestfix planned again",
         );
         Ok(())
     }
@@ -394,7 +400,9 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         if let Some(staged) = self.staged.take() {
             let swapped = self.swapped.insert(staged.swap(&tx.lock)?);
             if !swapped.is_in_use()? {
-                return Err(Failure::FileDiffers("seen right after the swap".into()));
+                return Err(Failure::FileDiffers(
+                    "the file changed right after the swap".into(),
+                ));
             }
         }
         tx.progress.step(
@@ -454,13 +462,13 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         started
     }
 
-    /// Stops holding published ports because Docker takes too long to start. Warns that
-    /// the ports refuse new connections again.
+    /// Stops holding back connections to published ports, because Docker takes too long
+    /// to start. Warns that the ports refuse new connections again.
     fn let_go(&mut self, tx: &mut Tx<'_, M>) {
         if self.held_ports.take().is_some() {
             tx.progress.warning(&format!(
-                "Docker has been away for {} s: new connections to published ports are refused until it is \
-                 back",
+                "Docker has been down for {} s: new connections to published ports are refused until Docker \
+                 answers",
                 HOLD_PORTS_AT_MOST.as_secs()
             ));
         }
@@ -473,8 +481,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     }
 
     async fn verify(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
-        // Skip the check without a Docker to manage: no other process has changed the
-        // file since the commit.
+        // Skip this check if there is no Docker to manage, because then no other process
+        // has changed the file since the commit.
         if self.daemon.is_some() {
             self.verify_file(tx)?;
         }
@@ -482,15 +490,16 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         if let Some(daemon) = self.daemon.filter(|daemon| daemon.impact.running) {
             tx.progress.begin("asking the running engine");
             daemon.agrees(&tx.plan, &tx.images.image_ids()?).await?;
-            detail.push_str(", and so has the running engine");
+            detail.push_str(", and the running engine has them too");
         }
         tx.heed_interrupt().await?;
         tx.progress.step(Step::Verify, &detail);
         Ok(())
     }
 
-    /// Checks that the file has the planned references. Accepts other bytes and
-    /// additional references: the engine may have rewritten the file for a client by now.
+    /// Checks that Docker's reference file has the planned references. Accepts a file
+    /// with other bytes and additional references, because Docker may have rewritten the
+    /// file for a client by now.
     fn verify_file(&mut self, tx: &Tx<'_, M>) -> Result<(), Failure> {
         let images = tx.images;
         if images.is(&self.rendered(tx).text.pieces())? {
@@ -544,7 +553,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         };
         if let Err(error) = block.remove(daemon.docker.manager).await {
             tx.progress.warning(&format!(
-                "the start block of {} could not be removed; it has no effect any more: {error}",
+                "the start block of {} could not be removed, but the block has no effect any more: {error}",
                 daemon.unit()
             ));
         }
@@ -556,7 +565,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         } else {
             Ok(())
         };
-        // A dockerd that still runs would overwrite the restored file.
+        // Restore the file only if dockerd has stopped, because a running dockerd would
+        // overwrite the file.
         let put_back = if stopped.is_ok() && self.reached >= Reached::Committing {
             self.undo_commit(tx)
         } else {
@@ -598,7 +608,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     }
 
     /// Restores the old store. If other clients changed the new store while Docker used
-    /// it, keeps their changes and reverts only those of this plan.
+    /// it, keeps their changes and reverts only the changes of this plan.
     fn undo_commit(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let images = tx.images;
         let is_ours = images.is(&self.rendered(tx).text.pieces())?;
@@ -630,7 +640,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         };
         tx.progress.begin(&format!("starting {}", daemon.units()));
         self.reserve.free();
-        // Start Docker even if live-restore could not be ensured in daemon.json.
+        // Start Docker even if digestfix could not ensure that daemon.json has
+        // live-restore on.
         let kept = self.ensure_on(tx);
         self.release_start_block();
         if daemon.impact.running {
@@ -643,7 +654,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
             daemon.start_triggers().await?;
         }
         tx.progress
-            .step(Step::UndoStart, "Docker is as it was found");
+            .step(Step::UndoStart, "Docker is as it was before");
         Ok(())
     }
 

@@ -1,10 +1,10 @@
-//! Watchdog: a systemd unit below `/run` that recovers a killed run. It waits for the
-//! lock on the data root, which the kernel releases when the run ends, and then finishes
-//! the transaction.
+//! Watchdog: a systemd unit below `/run` that recovers a killed run. The watchdog waits
+//! for the lock on Docker's data root. The kernel releases this lock when the run ends,
+//! and then the watchdog finishes the transaction.
 //!
-//! The watchdog has its own control group. So the things that can kill the run (a closed
-//! session, a stopped unit, the OOM killer) do not kill the watchdog. If the watchdog
-//! itself is killed, systemd restarts it.
+//! The watchdog has its own control group. So events that kill the run (a closed session,
+//! a stopped unit, the OOM killer) do not kill the watchdog. If the watchdog itself is
+//! killed, systemd restarts it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -28,15 +28,16 @@ pub struct Watchdog {
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchdogError {
-    /// The path of this program is unknown, so systemd could not start it.
-    #[error("the path of this program is not known: {0}")]
+    /// digestfix cannot find the path of its own program, so systemd could not start that
+    /// program as a watchdog.
+    #[error("digestfix cannot find the path of its own program: {0}")]
     Program(io::Error),
-    #[error("{0}; systemd has to be able to run this program from where it is installed")]
+    #[error("{0}; systemd must be able to run digestfix from its installation directory")]
     Systemd(#[from] SystemdError),
 }
 
 impl Watchdog {
-    /// Starts the watchdog, which then waits for the lock.
+    /// Starts the watchdog, which then waits for the lock on the data root.
     pub async fn start(
         manager: &impl ServiceManager,
         id: &str,
@@ -66,9 +67,9 @@ impl Watchdog {
     /// Ends the watchdog after its transaction. If systemd fails to stop the watchdog,
     /// the watchdog finds nothing to do and ends by itself.
     pub async fn end(self, manager: &impl ServiceManager) -> Result<(), SystemdError> {
-        // Remove the unit file first. If this process is killed between the two steps,
-        // that leaves a watchdog without a file, which ends by itself. In the opposite
-        // order, the file would remain.
+        // Remove the unit file first. If digestfix is killed between the two steps, a
+        // watchdog without a unit file remains, and ends by itself. In the opposite
+        // order, the unit file would remain.
         manager.forget_lasting(&self.unit).await?;
         manager.stop(&self.unit, &[], STOP_WITHIN).await
     }
@@ -86,15 +87,15 @@ pub async fn dismiss(manager: &impl ServiceManager, id: &str) {
     let _ = Watchdog { unit }.end(manager).await;
 }
 
-/// The longest pause between two attempts.
+/// The longest pause between two attempts of the watchdog.
 pub const MOST: Duration = Duration::from_secs(60);
 
 /// The interval at which the watchdog checks during a pause whether the run has ended.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Retries until an attempt succeeds, with pauses that grow to [`MOST`]. A pause ends
-/// early if another process ends the run. Passes an error to `tell` unless it repeats the
-/// previous one.
+/// early if another process ends the run. Passes each error to `tell`, unless the
+/// previous attempt failed with the same error.
 pub async fn try_until_done<T, E: fmt::Display>(
     mut attempt: impl AsyncFnMut(u32) -> Result<T, E>,
     mut tell: impl FnMut(E),
@@ -139,9 +140,10 @@ pub async fn hold_off_shutdown(manager: &impl ServiceManager, why: &str) -> Opti
 }
 
 /// Encodes a path: letters, digits and `/._-` stay, and every other byte becomes `=` and
-/// two hexadecimal digits. Otherwise systemd would expand variables and specifiers in the
-/// command line. Escaping does not help, because versions of systemd expand these at
-/// different times, and a reload in between undoes the escaping.
+/// two hexadecimal digits. Without this encoding, systemd would expand variables and
+/// specifiers in the command line. Escaping does not help. The version of systemd decides
+/// when systemd expands variables and specifiers, and if systemd reloads its units before
+/// that, the escaping is lost.
 pub fn encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in path.as_os_str().as_bytes() {
@@ -156,7 +158,7 @@ pub fn encoded(path: &Path) -> String {
 
 /// Decodes a path that [`encoded`] has encoded.
 pub fn decoded(text: &str) -> Result<PathBuf, &'static str> {
-    const NOT_ENCODED: &str = "not a path in the form that digestfix passes";
+    const NOT_ENCODED: &str = "the path is not encoded as digestfix encodes paths";
     let mut parts = text.split('=');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
@@ -173,7 +175,7 @@ pub fn unit(id: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::cell::{Cell, RefCell};
 
@@ -210,7 +212,7 @@ mod tests {
         assert!(ends.elapsed() <= LOOK);
     }
 
-    /// After the run has ended, attempts that fail must still be separated by pauses.
+    /// The watchdog must pause between failed attempts even after the run has ended.
     #[tokio::test(start_paused = true)]
     async fn it_pauses_where_no_notice_is_left() {
         let attempts = Cell::new(0);

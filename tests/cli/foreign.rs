@@ -11,10 +11,10 @@ use digestfix::printable::is_printable;
 use tempfile::TempDir;
 
 /// The line that a hostile name tries to forge.
-const FORGED: &str = "digestfix: done. The host is whole again.";
+const FORGED: &str = "digestfix: done. The host is consistent again.";
 
 const HOSTILE: &str =
-    "x\ndigestfix: done. The host is whole again.\r\n\u{202e}\u{1b}[2J\u{9b}\u{200b}\u{2028}y";
+    "x\ndigestfix: done. The host is consistent again.\r\n\u{202e}\u{1b}[2J\u{9b}\u{200b}\u{2028}y";
 
 const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const D1: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";

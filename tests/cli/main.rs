@@ -1,6 +1,6 @@
 //! The program as a user types it, on data roots that no daemon uses.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cures;
 mod data_root;

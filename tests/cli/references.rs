@@ -14,7 +14,7 @@ fn stores_without_end_are_refused_untouched() {
     let nested_repositories = format!("{{\"Repositories\":{}", "{\"a\":".repeat(100_000));
     let huge = vec![b' '; 256 * 1024 * 1024 + 1];
     let bad: [(&str, &[u8], &str); 3] = [
-        ("nested", nested.as_bytes(), "nested deeper"),
+        ("nested", nested.as_bytes(), "nested too deeply"),
         (
             "nested repositories",
             nested_repositories.as_bytes(),

@@ -10,11 +10,7 @@
 //! A call is identified by its name and its number among the calls of that name. If a run
 //! does not reach a call, the call counts as not reached, and never as tried.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test may fail so"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod host;
 mod injection;

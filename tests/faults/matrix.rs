@@ -82,11 +82,11 @@ fn work(
 /// the path of the difference. The next run removes these leftovers.
 const TOLD: [(&str, &str); 2] = [
     (
-        "the end of this run could not be recorded",
+        "digestfix could not record how this run ended",
         "/digestfix/history/",
     ),
     (
-        "could not be removed; it has no effect any more",
+        "could not be removed, but the block has no effect any more",
         "/zz-digestfix-start-block.conf",
     ),
 ];

@@ -186,7 +186,7 @@ fn the_bus_dies_before_docker_is_stopped() {
     let run = apply.wait().exits(1);
 
     assert!(
-        run.stderr.contains("the system bus is gone"),
+        run.stderr.contains("the D-Bus system bus is not available"),
         "{}",
         run.stderr
     );

@@ -300,7 +300,7 @@ fn what_was_pulled(machine: &Machine, pinned: &str) {
     refuses(
         machine,
         &["apply", "--remove", pinned],
-        "no other reference here keeps the layers",
+        "only this reference keeps the layers of its image",
     );
 }
 

@@ -131,7 +131,7 @@ fn what_stops_an_apply_is_told_and_cured() {
     let machine = ready(Suite::Trixie);
     let doctor = Doctor::asked(&machine, &[]);
     doctor.next("ok", "containers", "keep running");
-    doctor.next("ok", "claims", "0 hold, 1 do not yet");
+    doctor.next("ok", "claims", "0 hold, 1 do not hold yet");
     doctor.next("warning", "boot", "digestfix-recover.service");
     for fault in [
         fault(
@@ -145,14 +145,14 @@ fn what_stops_an_apply_is_told_and_cured() {
             "data_root",
             "daemon.json says /srv",
             format!("echo '{{\"data-root\": \"/srv\"}}' >{DAEMON_JSON}"),
-            "make the two agree",
+            "make the two sources agree",
             format!("rm {DAEMON_JSON}"),
         ),
         fault(
             "configuration",
             "--validate says",
             format!("echo '{{\"Debug\": true}}' >{DAEMON_JSON}"),
-            "fix that in the configuration file",
+            "fix the problem in the configuration file",
             format!("rm {DAEMON_JSON}"),
         ),
         fault(
@@ -207,7 +207,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "claims",
             "different digests in one repository",
             format!("echo {APP}:v1@sha256:{} >{CLAIMS}-2", "1".repeat(64)),
-            "fix that claim",
+            "fix the claim",
             format!("rm {CLAIMS}-2"),
         ),
         fault(
@@ -275,7 +275,7 @@ fn what_stops_an_apply_is_told_and_cured() {
     machine.digestfix(&["apply"]).exits(0);
     assert!(machine.engine_has("app"));
     let doctor = Doctor::asked(&machine, &[]);
-    doctor.next("ok", "claims", "1 hold, 0 do not yet");
+    doctor.next("ok", "claims", "1 hold, 0 do not hold yet");
     doctor.next("ok", "history", "backups of the references: 1");
     assert_eq!(doctor.count("warning"), 0, "{}", doctor.run.stdout);
     machine.is_whole();
@@ -288,7 +288,7 @@ fn only_a_reload_tells(machine: &Machine) {
     let pid = machine.main_pid();
     machine.write(DAEMON_JSON, "{\"userland-proxy\": true}");
     let doctor = Doctor::asked(machine, &[]);
-    doctor.next("warning", "configuration", "so take that line out");
+    doctor.next("warning", "configuration", "Remove that line");
     assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
     let plan = machine.digestfix(&["plan"]).exits(4);
     assert!(plan.stderr.contains("not known"), "{}", plan.stderr);
@@ -307,7 +307,7 @@ fn only_a_reload_tells(machine: &Machine) {
     doctor.next(
         "warning",
         "configuration",
-        "apply first has the running dockerd read the file",
+        "it makes the running dockerd reload the file",
     );
     assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
 }
@@ -326,7 +326,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     );
     let doctor = Doctor::asked(&machine, &[]);
     for says in [
-        "start-block.conf was left behind",
+        "start-block.conf behind",
         "provenance-overlay2",
         "1-1.json.new",
     ] {
@@ -363,7 +363,7 @@ fn what_runs_have_left_is_told_and_taken_away() {
     let recover = doctor.next(
         "warning",
         "unfinished",
-        "the next change finishes or undoes it first",
+        "the next change first finishes or undoes that run",
     );
     machine.sh("systemctl stop 'digestfix-watchdog-*'");
     machine.sh(&recover);

@@ -128,8 +128,9 @@ fn what_docker_changed_since_stands_in_the_way() {
 
     let refused = machine.digestfix(&["rollback"]).exits(3);
 
-    let line =
-        format!("{tag}: transaction {id} pointed it at {app}, and now it points at {other}\n");
+    let line = format!(
+        "{tag}: transaction {id} pointed it at {app}, and now the reference points at {other}\n"
+    );
     assert!(refused.stderr.contains(&line), "{}", refused.stderr);
     assert!(
         refused.stderr.contains("nothing was touched"),

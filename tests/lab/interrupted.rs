@@ -114,7 +114,7 @@ fn a_watchdog_waits_for_a_disk_that_was_unmounted() {
     // systemd starts the watchdog again after five seconds.
     machine.sh("mount -t tmpfs tmpfs /var/lib/docker");
     machine.without_drop_in();
-    let told = "journalctl -u 'digestfix-watchdog-*' | grep -c 'is not there (yet)'";
+    let told = "journalctl -u 'digestfix-watchdog-*' | grep -c 'its data root .* is not available'";
     eventually("the watchdog has tried", || {
         machine.run(&["sh", "-c", told]).code == 0
     });
@@ -360,7 +360,11 @@ fn a_journal_that_lies() {
     }
     machine.sh(&format!("chown daemon {journal}"));
     let run = machine.digestfix(&["recover"]).exits(3);
-    assert!(run.stderr.contains("can write it"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("can write to the file"),
+        "{}",
+        run.stderr
+    );
 }
 
 /// Leaves a journal of a run that has not changed anything yet.

@@ -71,7 +71,7 @@ impl Summary {
 /// The time of a run, if the run took too long for its clients and reported that it
 /// released them. The time begins at `began` and ends now.
 pub fn let_go(began: Instant, said: &str) -> Option<Range<Instant>> {
-    let is_said = said.contains("Docker has been away for 10 s");
+    let is_said = said.contains("Docker has been down for 10 s");
     is_said.then(|| began..Instant::now())
 }
 

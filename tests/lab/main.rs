@@ -1,11 +1,7 @@
 //! Tests the whole program on real machines with systemd, dockerd and a registry.
 //! Requires root. `tests/lab/prepare` builds the systems that the machines boot.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test may fail so"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod bus;
 mod carry;

@@ -296,6 +296,6 @@ fn in_a_unit_that_is_stopped_along_with_docker() {
     assert_eq!(status, "3");
     machine.sh("pkill -CONT systemd-journal; journalctl --sync");
     let said = machine.sh("journalctl -b -o cat -u lab-own.service");
-    assert!(said.contains("stopped along with Docker"), "{said}");
+    assert!(said.contains("stops together with Docker"), "{said}");
     assert_eq!(machine.main_pid(), pid);
 }

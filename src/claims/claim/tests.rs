@@ -4,7 +4,7 @@ use super::*;
 
 const HEX: &str = "abababababababababababababababababababababababababababababababab";
 
-/// Replaces `#` by the 64 digits of a digest or an ID.
+/// Replaces each `#` in the test data by 64 hexadecimal digits.
 fn spelled(pattern: &str) -> String {
     pattern.replace('#', HEX)
 }
@@ -17,7 +17,7 @@ fn read(pattern: &str) -> Claim {
     claim
 }
 
-/// A statement as one line, with its references in familiar form.
+/// Prints a parsed claim as one line, with short names such as `httpd`.
 fn summary(statement: &Statement) -> String {
     let line = match statement {
         Statement::TaggedHasDigest {
@@ -112,21 +112,21 @@ fn refused_forms() {
     let long_tag = format!("a:{}=b:1", "t".repeat(129));
     let megabyte = "a".repeat(1 << 20);
     let table = [
-        // Texts that are empty or incomplete.
-        ("", "it has no repository name"),
-        ("=", "it has no repository name"),
-        ("=b:1", "it has no repository name"),
+        // Claims that are empty or incomplete.
+        ("", "the repository name is missing"),
+        ("=", "the repository name is missing"),
+        ("=b:1", "the repository name is missing"),
         ("a:1=", "right of \"=\""),
-        ("a", "it names no digest"),
-        ("a:1", "it names no digest"),
+        ("a", "the digest is missing"),
+        ("a:1", "the digest is missing"),
         ("a=b:1", "left of \"=\" must be a tag"),
         ("a:1@sha256:#=b:1", "not both"),
-        // Bare IDs and digests are not references.
+        // An image ID or digest without a name is not a reference.
         ("#", "an image ID, not a repository name"),
         ("#=a:1", "an image ID, not a repository name"),
-        ("sha256:#", "it has no name"),
+        ("sha256:#", "the name is missing"),
         ("sha256:#=a:1", "cannot be a repository name"),
-        // The one name that the engine refuses.
+        // The engine refuses the repository name `sha256`.
         ("sha256@sha256:#", "cannot be a repository name"),
         ("sha256:1@sha256:#", "cannot be a repository name"),
         (
@@ -138,16 +138,22 @@ fn refused_forms() {
         ("a@sha256:", "not of the form"),
         ("a@", "not of the form"),
         ("a@#", "sha256: is missing"),
-        ("a@sha256:##", "has 64 hexadecimal digits, this one has 128"),
-        ("a@sha512:#", "has 128 hexadecimal digits, this one has 64"),
-        ("a@sha256:#0", "this one has 65"),
+        (
+            "a@sha256:##",
+            "has 64 hexadecimal digits, but this digest has 128",
+        ),
+        (
+            "a@sha512:#",
+            "has 128 hexadecimal digits, but this digest has 64",
+        ),
+        ("a@sha256:#0", "but this digest has 65"),
         (
             "a@md5:abababababababababababababababab",
             "\"md5\" is not supported",
         ),
         ("a@SHA256:#", "lower case"),
         ("a@sha256:#@sha256:#", "hexadecimal digits"),
-        // Two equal signs, on either side.
+        // A claim with two equal signs.
         ("a:1=b:2=c:3", "right of \"=\""),
         ("a:1==b:2", "right of \"=\""),
         ("a@sha256:#=b:1=", "right of \"=\""),

@@ -1,7 +1,8 @@
-//! Tar archives of OCI layouts. Only headers and small members are read.
+//! Tar archives of OCI layouts. digestfix reads only the headers and the small files in
+//! the archive.
 //!
-//! Layers are skipped. In a regular file, digestfix seeks past them. A compressed file or
-//! a pipe is read once, and only members that may be manifests are kept.
+//! digestfix skips the layers. In a regular file, it seeks past the layers. It reads a
+//! compressed file or a pipe once, and keeps only members that may be manifests or texts.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -17,15 +18,18 @@ use crate::image::saved_archive::Tail;
 
 const BLOCK: usize = 512;
 
-/// The number of bytes that suffice to recognize a compressed layer.
+/// The number of bytes at the beginning of a layer that show whether the layer is
+/// compressed.
 const COMPRESSED_HEAD: u64 = 8;
 
 pub const MAX_MEMBERS: usize = 1_000_000;
 
-/// The longest name of a member, and the longest extended header, in bytes.
+/// The longest extended tar header that digestfix reads, in bytes. Such a header contains
+/// a long file name.
 pub const MAX_HEADER_BYTES: u64 = 64 * 1024;
 
-/// The most bytes to keep from an archive that can be read only once.
+/// The most bytes that digestfix keeps in memory from an archive that it can read only
+/// once.
 pub const MAX_KEPT_BYTES: usize = 256 * 1024 * 1024;
 
 /// Whether these bytes begin a tar archive: the first header has a correct checksum
@@ -51,7 +55,7 @@ fn has_checksum(block: &[u8]) -> bool {
 pub(super) struct SeekableArchive<R> {
     file: BufReader<R>,
     members: BTreeMap<String, (u64, u64)>,
-    /// The position at which the last member ends.
+    /// The position in the archive where the last file ends.
     end: u64,
 }
 
@@ -77,8 +81,7 @@ impl<R: Read + Seek> SeekableArchive<R> {
         Ok(Self { file, members, end })
     }
 
-    /// Fails if the archive is cut short after its last member, or if something follows its
-    /// end.
+    /// Fails if the end of the archive is missing, or if other data follows it.
     pub(super) fn ends(&mut self) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(self.end))?;
         Tail::new(&mut self.file).ends_behind(0)
@@ -114,13 +117,15 @@ impl<R: Read + Seek> Archive for SeekableArchive<R> {
 pub(super) trait Archive {
     fn names(&self) -> Vec<String>;
     fn member(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
-    /// The digest of a layer. `None` if the layer is compressed or was not read.
+    /// The digest of a layer. `None` if the layer is compressed, or if digestfix did not
+    /// read the layer.
     fn layer(&self, _name: &str) -> Option<&Digest> {
         None
     }
 }
 
-/// A directory in an archive: an OCI layout, or a directory that skopeo's `dir:` wrote.
+/// A directory in an archive that contains one image: an OCI layout, or the output of
+/// skopeo's `dir:`.
 struct Within<'a, A> {
     archive: &'a mut A,
     /// The directory's path: empty, or ending with a slash.
@@ -148,7 +153,8 @@ impl<A: Archive> Blobs for Within<'_, A> {
     }
 }
 
-/// Reads an archive: one layout, or a directory that contains layouts and texts.
+/// Reads claims from an archive. The archive is one OCI layout, or contains directories
+/// with layouts and text files.
 pub(super) fn read(
     archive: &mut impl Archive,
     place: &str,
@@ -209,20 +215,21 @@ pub(super) fn read(
     }
 }
 
-/// What to do with the layers of an archive that can be read only once.
+/// Whether to check the layers of an archive that digestfix can read only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layers {
-    /// Compares each blob's digest with its name, and computes the digests of layers that
-    /// Docker before 25 saved, for a comparison with the config.
+    /// Checks that each blob hashes to the digest in its name. Docker before 25 does not
+    /// name layers by digest, so the digests of such layers are kept for a comparison
+    /// with the config.
     Checked,
     PassedOver,
 }
 
-/// The kept members of an archive that can be read only once.
+/// The files that digestfix keeps from an archive that it can read only once.
 pub(super) struct StreamedArchive {
     members: BTreeMap<String, Vec<u8>>,
     layers: BTreeMap<String, Digest>,
-    /// The position at which the last member ends.
+    /// The position in the archive where the last file ends.
     pub(super) end: u64,
 }
 
@@ -264,7 +271,7 @@ impl StreamedArchive {
             kept += bytes.len();
             if kept > MAX_KEPT_BYTES {
                 return Err(Problem::TooLarge {
-                    what: "all its manifests and configs together".to_owned(),
+                    what: "all manifests and configs together".to_owned(),
                     limit: MAX_KEPT_BYTES as u64,
                 });
             }
@@ -303,7 +310,7 @@ fn is_named(digest: &Digest, found: &Digest) -> Result<(), Problem> {
     }
 }
 
-/// The digest in the name of a blob in an OCI layout.
+/// The digest that a blob's file name contains in an OCI layout.
 fn named_digest(name: &str) -> Option<Digest> {
     let mut parts = name.rsplit('/');
     let (file, algorithm, blobs) = (parts.next()?, parts.next()?, parts.next()?);
@@ -312,8 +319,8 @@ fn named_digest(name: &str) -> Option<Digest> {
         .flatten()
 }
 
-/// The name of a layer that Docker before 25 or skopeo wrote. The layer's digest is in
-/// the config, not in this name.
+/// The name of a layer in an archive that Docker before 25 or skopeo wrote. Such a name
+/// does not contain the layer's digest; the image's config does.
 fn layer_name(name: &str) -> Option<&str> {
     let name = name.strip_prefix("./").unwrap_or(name);
     name.ends_with(".tar").then_some(name)
@@ -327,21 +334,22 @@ fn small(member: Result<Option<Vec<u8>>, Problem>) -> Result<Option<Vec<u8>>, Pr
     }
 }
 
-/// The normalized name of a member, if it may contain claims or evidence.
+/// The name of a file in the archive, without `./`. `None` if the file cannot contain
+/// claims or evidence.
 fn wanted(name: &[u8]) -> Option<String> {
     let name = str::from_utf8(name).ok()?;
     let name = name.strip_prefix("./").unwrap_or(name);
     let file = name.rsplit('/').next()?;
     let is_blob = || named_digest(name).is_some();
-    // skopeo's `dir:` names blobs by their bare digits.
+    // skopeo's `dir:` names a blob by the digest without `sha256:`.
     let is_bare_blob = || format!("sha256:{file}").parse::<Digest>().is_ok();
     let of_registry = || registry::blob_of(name).is_some();
     (is_text(name) || file == "version" || is_blob() || is_bare_blob() || of_registry())
         .then(|| name.to_owned())
 }
 
-/// Whether a member's name is the name of a text. Other members are not read, because an
-/// archive has too many bytes of layers.
+/// Whether a file in the archive has the name of a text file. digestfix does not try to
+/// read other files as text, because most of the archive is layers.
 fn is_text(name: &str) -> bool {
     let extension = name.rsplit_once('.').map(|(_, extension)| extension);
     extension.is_some_and(|extension| {
@@ -349,16 +357,17 @@ fn is_text(name: &str) -> bool {
     })
 }
 
-/// Reads the headers of the members, one by one. `skip` skips a member's content.
+/// Reads the tar headers one by one. `skip` skips the content of a file.
 struct Members<'a, R, S> {
     reader: &'a mut R,
     skip: S,
     position: u64,
-    /// The number of unread bytes of the current member, including padding.
+    /// The number of bytes of the current file that are not read yet, including padding.
     left: u64,
     size: u64,
     count: usize,
-    /// The position at which the last member ends. Set at the end of the archive.
+    /// The position where the last file ends. The value is final only at the end of the
+    /// archive.
     end: u64,
 }
 
@@ -375,7 +384,8 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         }
     }
 
-    /// The name and size of the next regular file. `None` at the end of the archive.
+    /// Returns the name and size of the next regular file. `None` at the end of the
+    /// archive.
     fn next(&mut self) -> Result<Option<(Vec<u8>, u64)>, Problem> {
         let mut long_name = None;
         let mut long_size = None;
@@ -434,7 +444,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
                         .unwrap_or_else(|| header.path_bytes().into_owned());
                     return Ok(Some((name, size)));
                 }
-                // No content follows the header of a link, even if the header has a size.
+                // A link has no content, even if its tar header states a size.
                 EntryType::Link | EntryType::Symlink => {
                     self.left = 0;
                     long_name = None;
@@ -445,8 +455,8 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         }
     }
 
-    /// Reads the next header. `None` at the end of the archive: end of file, or a block
-    /// of zeros.
+    /// Reads the next header. `None` at the end of the archive, which is the end of the
+    /// file or a block of zeros.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, Problem> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
@@ -484,7 +494,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         Ok(())
     }
 
-    /// The content of the current member. The caller has checked the member's size.
+    /// Reads the content of the current file. The caller must check the size first.
     fn content(&mut self) -> Result<Vec<u8>, Problem> {
         let bytes = exactly(self.reader, self.size)?;
         self.position += self.size;
@@ -492,7 +502,7 @@ impl<'a, R: Read, S: FnMut(&mut R, u64) -> io::Result<()>> Members<'a, R, S> {
         Ok(bytes)
     }
 
-    /// The digest of the current member's content, and whether the content is compressed.
+    /// Reads the current file. Returns its digest, and whether the file is compressed.
     fn digest(&mut self, algorithm: Algorithm) -> Result<(Digest, bool), Problem> {
         let head = exactly(self.reader, self.size.min(COMPRESSED_HEAD))?;
         let compressed = is_compressed(&head);

@@ -1,13 +1,14 @@
-//! Assignments: `KEY = "VALUE"` below `[SECTION]`, as in TOML and INI files. Each section
-//! is read as one object.
+//! Assignments: `KEY = "VALUE"` below `[SECTION]`, as in TOML and INI files. digestfix
+//! treats each section like one JSON object.
 //!
-//! Only values that are strings on one line are read. Other values are skipped.
+//! digestfix reads only string values that stand on one line, and skips other values.
 
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::claims::source::fields::Objects;
 
-/// Whether the text has sections and otherwise only assignments, comments and lists.
+/// Whether the text looks like TOML or INI: sections, assignments, comments and lists,
+/// but no other lines.
 pub(super) fn fits(text: &str) -> bool {
     let mut sections = 0_usize;
     let mut assigned = 0_usize;
@@ -23,7 +24,7 @@ pub(super) fn fits(text: &str) -> bool {
     sections > 0 && assigned > 0
 }
 
-/// Reads each section as an object.
+/// Reads each section like a JSON object.
 pub(super) fn read(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut objects = Objects::new(place, collected);
     objects.begin_object(None);
@@ -58,7 +59,8 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     (!key.is_empty() && key.bytes().all(is_key)).then_some((key, value.trim()))
 }
 
-/// The text of a value. A value without quotes must be a single word.
+/// The text of a value, without its quotes. `None` if the value has no quotes and is more
+/// than one word.
 fn string(value: &str) -> Option<&str> {
     for quote in ['"', '\''] {
         if let Some(rest) = value.strip_prefix(quote) {
@@ -72,7 +74,7 @@ fn string(value: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,4 +1,5 @@
-//! The location of manifests in a directory that is an OCI layout or that skopeo wrote.
+//! Finds manifests and other files in an OCI layout, or in a directory that skopeo's
+//! `dir:` wrote.
 
 use std::path::Path;
 
@@ -8,25 +9,28 @@ use crate::image::digest::Digest;
 use crate::image::manifest;
 use crate::sys::plain_file::{self, Links, PlainFileError};
 
-/// Access to blobs by their digest, and to the other files of the directory.
+/// Reads the blobs and the other files of an OCI layout or of a directory that skopeo's
+/// `dir:` wrote.
 pub(super) trait Blobs {
-    /// A file of the directory that is not a blob, such as `index.json`. `None` if it is
+    /// Reads a file that is not a blob, such as `index.json`. `None` if the file is
     /// missing.
     fn file(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem>;
-    /// A blob, whose digest the caller must check. `None` if the blob is missing.
+    /// Reads a blob. The caller must check the blob's digest. `None` if the blob is
+    /// missing.
     fn blob(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, Problem>;
-    /// The digest of a layer. `None` if the layer is compressed or was not read.
+    /// The digest of a layer. `None` if the layer is compressed, or if digestfix did not
+    /// read the layer.
     fn layer(&self, _name: &str) -> Option<&Digest> {
         None
     }
 }
 
-/// The name of a blob in OCI's layout (image-spec 1.1, `image-layout.md`).
+/// The path of a blob in an OCI layout (image-spec 1.1, `image-layout.md`).
 pub(super) fn name_in_layout(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
-/// The most bytes to read from a file: a manifest, a config, or a file beside the blobs.
+/// The most bytes that digestfix reads from a manifest, a config, or a claims file.
 pub(super) fn most_of(name: &str) -> u64 {
     match name {
         MEMBER => MAX_TEXT_BYTES,
@@ -34,7 +38,7 @@ pub(super) fn most_of(name: &str) -> u64 {
     }
 }
 
-/// A directory in OCI's layout. The path is canonical.
+/// A directory that is an OCI layout. The path contains no symbolic links.
 pub(super) struct LayoutDir<'a>(pub &'a Path);
 
 impl Blobs for LayoutDir<'_> {
@@ -48,7 +52,7 @@ impl Blobs for LayoutDir<'_> {
 }
 
 /// A directory that skopeo's `dir:` wrote (containers/image 5,
-/// `directory/directory_transport.go`). The path is canonical.
+/// `directory/directory_transport.go`). The path contains no symbolic links.
 pub(super) struct SkopeoDir<'a>(pub &'a Path);
 
 impl Blobs for SkopeoDir<'_> {
@@ -74,7 +78,8 @@ impl From<PlainFileError> for Problem {
     }
 }
 
-/// Reads a file below a directory. The directory may belong to any user.
+/// Reads a file below a directory. Any user may own the directory, so symbolic links must
+/// not lead out of it.
 fn read_small(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, Problem> {
     let path = directory.join(name);
     let limit = most_of(name);

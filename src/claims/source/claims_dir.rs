@@ -1,4 +1,5 @@
-//! The directories that `digestfix apply` reads if the command line has no claims.
+//! The claims directories. If the command line has no claims, `digestfix apply` reads the
+//! files in these directories.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,34 +16,34 @@ use crate::claims::source::{
     MAX_DIRECTORY_DEPTH, MAX_FILES, Problem, SourceError, entries, read_path,
 };
 
-/// The directories, by precedence. A file hides the files of the same name in later
-/// directories. An empty file, or a link to `/dev/null`, hides them and contains no
-/// claims (as in `systemd.unit(5)` and `tmpfiles.d(5)`).
+/// The claims directories, by precedence. As in `systemd.unit(5)`, a file overrides files
+/// of the same name in later directories. An empty file or a link to `/dev/null` masks
+/// them.
 pub const DIRECTORIES: [&str; 3] = [
     "/etc/digestfix/claims.d",
     "/run/digestfix/claims.d",
     "/usr/lib/digestfix/claims.d",
 ];
 
-/// The only user who may have write access to these files.
+/// The only user who is allowed to write to the claims files.
 const ROOT: u32 = 0;
 
-/// Mode bits: writable by the group, or by everyone.
+/// Mode bits that permit the group, or everyone, to write to a file.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// Mode bit of a directory: only the owner of a file in it can rename or remove the file.
+/// The sticky bit of a directory: only a file's owner can rename or remove the file.
 const STICKY: u32 = 0o1000;
 
-/// The most symbolic links to follow to one file: Linux's own limit
+/// The most symbolic links that digestfix follows to one file. Linux has the same limit
 /// (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;
 
-/// Reads every source in the claims directories. Returns `None` if none of the
-/// directories exists. Fails if users other than root can write to a source.
+/// Reads every file in the claims directories. Returns `None` if no claims directory
+/// exists. Fails if users other than root can write to a file.
 pub fn read(nothing_yet: Collected) -> Result<Option<Collected>, SourceError> {
     read_from(&DIRECTORIES.map(PathBuf::from), ROOT, nothing_yet)
 }
 
-/// Like [`read`], but continues after a source that cannot be used, and returns all
+/// Like [`read`], but continues after a file that digestfix cannot use, and returns all
 /// errors.
 pub fn examine() -> (Option<Collected>, Vec<SourceError>) {
     examine_from(&DIRECTORIES.map(PathBuf::from), ROOT)
@@ -75,7 +76,8 @@ fn read_from(
     Ok(Some(collected))
 }
 
-/// The sources that no other file hides. `None` if none of the directories exists.
+/// Lists the files in the claims directories. Omits a file if an earlier directory has a
+/// file of the same name. `None` if no claims directory exists.
 fn list(directories: &[PathBuf], owner: u32) -> Result<Option<Vec<PathBuf>>, SourceError> {
     let mut found: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     let mut any = false;
@@ -104,7 +106,7 @@ fn read_one(path: &Path, owner: u32, collected: &mut Collected) -> Result<(), So
     if is_null || metadata.is_file() && metadata.len() == 0 {
         return Ok(());
     }
-    // Reading a pipe would make `apply` wait for another process.
+    // Refuse a pipe, because `apply` would wait for another process to write to it.
     if !metadata.is_file() && !metadata.is_dir() {
         return Err(fail(Problem::NotAFile));
     }
@@ -114,8 +116,8 @@ fn read_one(path: &Path, owner: u32, collected: &mut Collected) -> Result<(), So
     read_path(&real, collected)
 }
 
-/// Resolves the links of a path. Refuses a link that belongs to a user other than root or
-/// `owner`, and a directory on the path that other users can write to.
+/// Resolves the links of a path. Refuses a symbolic link unless root or `owner` owns the
+/// link. Also refuses a directory on the path if any other user can write to it.
 fn led_only_by(path: &Path, owner: u32) -> Result<PathBuf, Problem> {
     let mut ahead: Vec<OsString> = parts(&absolute(path)?);
     let mut real = PathBuf::from("/");
@@ -177,12 +179,12 @@ fn all_only_by(path: &Path, owner: u32, depth: usize) -> Result<(), Problem> {
 }
 
 /// Checks that only root and `owner` can write to a path. A path with the mode bit
-/// `excuse` may be writable by other users.
+/// `excuse` passes the check even if other users can write to it.
 fn only_by(path: &Path, owner: u32, excuse: u32) -> Result<(), Problem> {
     let metadata = fs::symlink_metadata(path)?;
     let owned = [ROOT, owner].contains(&metadata.uid());
     let writable = metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & excuse == 0;
-    // A link below the claims directory could point anywhere.
+    // Refuse a symbolic link below a claims directory, because it could point anywhere.
     if !owned || writable || metadata.is_symlink() {
         return Err(Problem::Writable(path.display().to_string()));
     }

@@ -14,8 +14,8 @@ use crate::image::manifest;
 use crate::image::reference::Reference;
 use crate::sys::strict_json;
 
-/// The version of the format. The version is raised when a field is added, removed or
-/// redefined, because a reader must not ignore a field that it does not know.
+/// The version of the file format. Raise the version if you add, remove or redefine a
+/// field, because digestfix rejects a file with an unknown field.
 pub const VERSION: u64 = 1;
 
 /// The name of the claims file in an archive that `digestfix save` writes.
@@ -24,16 +24,17 @@ pub(crate) const MEMBER: &str = "digestfix.json";
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimsFile {
-    /// [`VERSION`]. This key distinguishes the file from other JSON.
+    /// The version of the format, which is [`VERSION`]. digestfix recognizes its own
+    /// claims file by this key.
     pub digestfix_claims: u64,
     pub claims: Vec<Entry>,
-    /// The texts of manifests and indexes, by digest.
+    /// The exact texts of manifests and indexes. The key is the digest.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub manifests: BTreeMap<Digest, String>,
 }
 
 impl Default for ClaimsFile {
-    /// A file without claims.
+    /// A claims file without claims.
     fn default() -> Self {
         Self {
             digestfix_claims: VERSION,
@@ -46,17 +47,17 @@ impl Default for ClaimsFile {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`. With a tag and an image ID, the entry also
-    /// claims that `NAME:TAG` points at the image. `save` writes such an entry if `docker
-    /// load` would not restore the tag.
+    /// `NAME@DIGEST`, or `NAME:TAG@DIGEST`. An entry with a tag and an image ID also
+    /// claims that `NAME:TAG` points at the image. `digestfix save` writes such an entry
+    /// if `docker load` would not restore the tag.
     pub reference: String,
-    /// The image that the reference points at. Without an ID, digestfix finds the image
-    /// by name and tag.
+    /// The ID of the image that the reference points at. In an entry without an ID,
+    /// digestfix finds the image by name and tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<ImageId>,
-    /// The trust that the writer vouches for. By default, it is `matched` if the entry
-    /// has an image ID, and `asserted` otherwise. `proven` requires the manifest to be in
-    /// the file.
+    /// The level of trust in the claim. The default is `matched` if the entry has an
+    /// image ID, and `asserted` otherwise. For `proven`, the file must contain the
+    /// manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust: Option<Trust>,
 }
@@ -98,7 +99,7 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
         let wrong = |what: &str| Problem::Entry(entry.reference.clone(), what.to_owned());
         let digest = reference
             .digest()
-            .ok_or_else(|| wrong("it has no digest"))?;
+            .ok_or_else(|| wrong("the entry has no digest"))?;
         if let Some(image) = &entry.image_id {
             collected.tag_of_pin(&reference, image.clone(), place)?;
         }
@@ -111,7 +112,7 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
                     Verdict::Supports(Trust::Proven, _) => {}
                     _ => {
                         return Err(wrong(
-                            "it is marked as proven, but no manifest in the file proves it",
+                            "the entry is marked as proven, but no manifest in the file proves it",
                         ));
                     }
                 }
@@ -122,7 +123,7 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
             }
             (None, Some(Trust::Asserted) | None) => collected.pin(&reference, place)?,
             (None, Some(_)) => {
-                return Err(wrong("without an image_id, the trust can only be asserted"));
+                return Err(wrong("an entry without an image_id can only be asserted"));
             }
         }
     }
@@ -130,7 +131,7 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,5 @@
-//! The result of reading sources: claims, evidence, and remarks about files without
-//! either.
+//! The result of reading files: claims, evidence, and warnings about files that contain
+//! neither.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,15 @@ use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::manifest::{Manifest, ManifestError};
 use crate::image::reference::{Reference, Repository};
 
-/// The most claims that all sources together may contain.
+/// The most claims that digestfix accepts from all files together.
 pub const MAX_CLAIMS: usize = 100_000;
 
 const MAX_REMARKS: usize = 100;
 
-/// The most line numbers in one remark.
+/// The most line numbers that one warning lists.
 const MAX_LINES: usize = 5;
 
-/// An image that is complete in an archive, so that an engine can load the image.
+/// An image that an archive contains completely. An engine can load this image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whole {
     pub image: ImageId,
@@ -37,25 +37,25 @@ impl Whole {
     }
 }
 
-/// Everything that was read.
+/// All claims and evidence that digestfix read from files.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// The claims of the sources, without duplicates.
+    /// The claims in the files, without duplicates.
     pub claims: Vec<Claim>,
     /// The evidence for the claims.
     pub evidence: Evidence,
-    /// Names of images that a source contains without a digest.
+    /// Names of images that the files mention without a digest.
     pub named: BTreeSet<Reference>,
-    /// Remarks for the user about the sources.
+    /// Warnings for the user about the files.
     pub remarks: Vec<String>,
-    /// The images that archives contain completely.
+    /// The images that the archives contain completely.
     pub whole: Vec<Whole>,
-    /// The number of statements in the sources, including duplicates.
+    /// The number of claims and manifests in the files, including duplicates.
     pub(super) said: usize,
     rewrites: Vec<Rewrite>,
     tags: bool,
-    /// The number of tags that records contain but that were not claimed, because
-    /// `--tags` was not given.
+    /// The number of tags that digestfix found but did not claim, because the user did
+    /// not give `--tags`.
     tags_left: usize,
     seen: BTreeSet<(Kind, String)>,
 }
@@ -67,18 +67,20 @@ enum Kind {
     Manifest,
 }
 
-/// The context in which a source contains a manifest.
+/// Where in the files digestfix found a manifest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Came<'a> {
-    /// The repository that the source names for the manifest.
+    /// The repository that the file names for the manifest.
     pub repository: Option<&'a Repository>,
-    /// Whether an index lists the manifest, so that it may be for another platform.
+    /// Whether an index lists the manifest. If so, the manifest may be for another
+    /// platform.
     pub in_index: bool,
     pub place: &'a str,
 }
 
 impl Collected {
-    /// An empty collection that renames repositories by these rules.
+    /// Creates an empty collection. The collection renames repositories by these
+    /// `--rewrite` rules.
     pub fn new(rewrites: &[Rewrite]) -> Self {
         Self {
             rewrites: rewrites.to_vec(),
@@ -86,14 +88,15 @@ impl Collected {
         }
     }
 
-    /// Sets whether to claim the tags of images on other hosts, as well as their digests.
+    /// Sets whether to claim tags that another host recorded (`--tags`), and not only
+    /// digests.
     #[must_use]
     pub const fn with_tags(mut self, tags: bool) -> Self {
         self.tags = tags;
         self
     }
 
-    /// Whether no claim was found. Evidence without a claim does not count.
+    /// Whether the files contain no claim. Evidence does not count as a claim.
     pub const fn is_empty(&self) -> bool {
         self.claims.is_empty()
     }
@@ -123,8 +126,8 @@ impl Collected {
         self.claim(key, reference.familiar(), statement, place)
     }
 
-    /// Notes an image that a file names without a digest. A name without a tag means the
-    /// tag `latest`.
+    /// Adds the name of an image that a file mentions without a digest. A name without a
+    /// tag means the tag `latest`.
     pub(super) fn name(&mut self, name: &str) {
         if let Ok(reference) = pointer(name)
             && reference.digest().is_none()
@@ -135,7 +138,8 @@ impl Collected {
         }
     }
 
-    /// Adds a record: on another host, this reference points at that image.
+    /// Adds the claim and the evidence that, on another host, the reference points at the
+    /// image.
     pub(super) fn record(
         &mut self,
         reference: &Reference,
@@ -159,7 +163,8 @@ impl Collected {
         self.points_at(reference, image, place)
     }
 
-    /// Adds a record: on another host, this tag points at that image.
+    /// Claims a tag that, on another host, points at the image. Without the option
+    /// `--tags`, counts the tag, but does not claim it.
     fn tag(&mut self, reference: &Reference, image: ImageId, place: &str) -> Result<(), Problem> {
         if !self.tags {
             self.tags_left += 1;
@@ -168,7 +173,7 @@ impl Collected {
         self.tag_of_pin(reference, image, place)
     }
 
-    /// Claims the tag of a pinned reference for that image.
+    /// Claims that the tag of a `NAME:TAG@DIGEST` points at the image.
     pub(super) fn tag_of_pin(
         &mut self,
         reference: &Reference,
@@ -183,8 +188,8 @@ impl Collected {
         self.leads_to(&tagged, here, image, place)
     }
 
-    /// Adds a remark if a file contains tags and nothing else. `before` is the value of
-    /// [`Self::tags_left()`] before the file was read.
+    /// Adds a warning if a file contains only tags, and no digest. `before` is the value
+    /// of [`Self::tags_left()`] before digestfix read the file.
     pub(super) fn only_tags(&mut self, place: &str, before: usize) -> bool {
         let count = self.tags_left - before;
         if count == 0 {
@@ -196,7 +201,7 @@ impl Collected {
             &format!("{count} tags")
         };
         self.remark(format!(
-            "{place}: there is no digest in it, only {tags}; add --tags to restore them"
+            "{place}: no digest found, only {tags}; add --tags to restore the tags"
         ));
         true
     }
@@ -205,8 +210,8 @@ impl Collected {
         self.tags_left
     }
 
-    /// Adds a record: on another host, the image whose ID begins with `id` has this
-    /// digest.
+    /// Adds the claim and the evidence that, on another host, the digest belongs to an
+    /// image whose ID begins with `id`.
     pub(super) fn record_beginning(
         &mut self,
         reference: &Reference,
@@ -231,8 +236,8 @@ impl Collected {
         self.claim(key, text, statement, place)
     }
 
-    /// Adds the claims of a row. Returns false if its digest has no name, or is cut
-    /// short.
+    /// Adds the claims of one table row. Returns false if the row's digest has no name,
+    /// or is cut short.
     pub(super) fn row(
         &mut self,
         row: &Row,
@@ -253,8 +258,8 @@ impl Collected {
         Ok(true)
     }
 
-    /// Adds a remark about digests without a name in a file, with their line numbers.
-    /// Line 0 means that the line is unknown.
+    /// Adds a warning about digests without a name in a file. `lines` has the line number
+    /// of each such digest, or 0 for an unknown line.
     pub(super) fn unnamed(&mut self, place: &str, lines: &[usize]) {
         if lines.is_empty() {
             return;
@@ -284,7 +289,7 @@ impl Collected {
             many => format!("{many} digests"),
         };
         self.remark(format!(
-            "{place}: {count} without a name{where_to_look}, left alone. A claim needs a name: \
+            "{place}: skipped {count} without a name{where_to_look}. A claim needs a name: \
              NAME:TAG@DIGEST{chart}"
         ));
     }
@@ -295,7 +300,7 @@ impl Collected {
             .is_ok_and(|renamed| renamed != *repository)
     }
 
-    /// Claims that a reference with a digest points at that image, without evidence.
+    /// Claims that a reference with a digest points at an image. Adds no evidence.
     pub(super) fn points_at(
         &mut self,
         reference: &Reference,
@@ -309,8 +314,8 @@ impl Collected {
         self.leads_to(reference, here, image, place)
     }
 
-    /// Claims that a reference points at that image. `there` is the reference in the
-    /// file, and `here` is the reference after `--rewrite`.
+    /// Claims that a reference points at an image. `there` is the reference in the file,
+    /// and `here` is the same reference after `--rewrite`.
     fn leads_to(
         &mut self,
         there: &Reference,
@@ -337,7 +342,7 @@ impl Collected {
         Ok(manifest)
     }
 
-    /// Claims that the image of a manifest has the manifest's digest.
+    /// Claims that a manifest's digest belongs to the image of the manifest.
     pub(super) fn manifest(&mut self, digest: &Digest, came: Came) -> Result<(), Problem> {
         let repository = match came.repository {
             Some(repository) => Some(self.name_here(repository)?),

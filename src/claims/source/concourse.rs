@@ -1,6 +1,5 @@
-//! Files that Concourse's image resources leave in a directory: one each for the
-//! repository, the tag and the digest. The `docker-image` resource also leaves the image
-//! ID.
+//! The files that the CI system Concourse writes for an image: `repository`, `tag` and
+//! `digest`. Concourse's `docker-image` resource also writes `image-id`.
 
 use std::io::Read;
 use std::path::Path;
@@ -13,7 +12,7 @@ use crate::sys::plain_file::{self, Links};
 /// The most bytes to read from a file. All texts that Concourse writes are shorter.
 const LONGEST: u64 = 1024;
 
-/// Adds the claims of the files, if the files exist.
+/// Adds the claim of these files. Does nothing if the directory has no such files.
 pub(super) fn read(
     directory: &Path,
     place: &str,

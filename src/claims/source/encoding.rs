@@ -1,12 +1,12 @@
-//! Text encodings other than UTF-8. In Windows PowerShell, `>` writes UTF-16.
+//! Text encodings other than UTF-8. For example, `>` in Windows PowerShell writes UTF-16.
 
 /// Whether a file begins with a byte-order mark of UTF-16.
 pub(super) const fn is_utf16(head: &[u8]) -> bool {
     matches!(head, [0xff, 0xfe, ..] | [0xfe, 0xff, ..])
 }
 
-/// Decodes a file in UTF-16, in the byte order that its byte-order mark shows. `None` if
-/// the text is damaged.
+/// Decodes a file in UTF-16. The byte-order mark shows the byte order. `None` if the file
+/// is damaged.
 pub(super) fn utf16(bytes: &[u8]) -> Option<String> {
     let (mark, rest) = bytes.split_at_checked(2)?;
     let unit: fn([u8; 2]) -> u16 = match mark {
@@ -21,8 +21,8 @@ pub(super) fn utf16(bytes: &[u8]) -> Option<String> {
     chars.collect::<Result<String, _>>().ok()
 }
 
-/// Whether bytes that are not UTF-8 may still be text: they have no control characters,
-/// and most of them are ASCII.
+/// Whether bytes that are not UTF-8 may be text in another encoding. Such a text has no
+/// control characters, and most of its bytes are ASCII.
 pub(super) fn may_be_text(bytes: &[u8]) -> bool {
     let is_control = |byte: &u8| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x1b);
     let ascii = bytes.iter().filter(|byte| byte.is_ascii()).count();

@@ -2,46 +2,47 @@
 //! kustomization, `docker images --format json`, `docker buildx --metadata-file`, podman,
 //! crictl, skopeo, the pods of a cluster.
 //!
-//! Only fields of the same object are combined. A field of a nested object is not
-//! combined with a field of the outer object.
+//! digestfix combines a name and a digest only if both are fields of the same object, not
+//! of a nested object.
 
 use crate::claims::row::{Row, is_bare_id, is_digest, pinned, without_scheme};
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 use crate::image::reference::Reference;
 
-/// The most values of one object to keep until the object ends.
+/// The most values that digestfix keeps of one object.
 const MOST_VALUES: usize = 200;
 
-/// A field with information about an image.
+/// A field of an object that may contain information about an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
     /// A repository, or a name with a tag.
     Repository,
-    /// A repository, or a name with a tag. In an object that describes a container, the
-    /// image of the container.
+    /// A repository, or a name with a tag. If the object describes a container, the name
+    /// of the container's image.
     Image,
-    /// A name, perhaps of something that is not an image.
+    /// A name of an image, or of something else.
     Name,
-    /// A kustomization's field that replaces `name`.
+    /// The field `newName` in a Kustomize file, which replaces `name`.
     NewName,
     Registry,
     Tag,
     Digest,
     /// An image ID.
     Id,
-    /// The image in a pod's `containerStatuses`: an ID, or a pin.
+    /// The field `imageID` in a pod's `containerStatuses`: an image ID, or a reference
+    /// with a digest.
     ImageId,
     /// A list of references with digests, and of names with tags.
     Names,
-    /// A tag in a list of objects, as Harbor writes it.
+    /// The name of a tag in a list of objects, as in Harbor's output.
     NestedTag,
-    /// The path of a repository, without its registry.
+    /// The name of a repository without its registry.
     Path,
-    /// The names of an image that was built, separated by commas.
+    /// The names of an image that `docker buildx` built, separated by commas.
     Built,
-    /// A field that occurs only in an entry of an index, or in an object that is not an
-    /// image.
+    /// A field that no object of a whole image has. The field occurs in an entry of an
+    /// index, or in an object that is not an image.
     Part,
 }
 
@@ -68,33 +69,36 @@ impl Field {
         })
     }
 
-    /// Whether a pin in this field is held back until the object ends, because the object
-    /// may have a tag or an ID for the pin. A tag in Helm's values may contain a digest:
-    /// `1.4@sha256:…` is not a pin of a repository "1.4".
+    /// Whether to wait for the end of the object before using a reference in this field.
+    /// Another field may contain the tag or the image ID. In Helm's values, a tag may
+    /// contain a digest: `1.4@sha256:…` does not mean a repository "1.4".
     const fn waits(self) -> bool {
         matches!(self, Self::ImageId | Self::Names | Self::Name | Self::Tag)
     }
 }
 
-/// The values of one object, collected until it ends.
+/// The values of one object. digestfix collects the values until the object ends.
 #[derive(Debug, Default)]
 struct Object {
-    /// Whether the object is in a list of images, or under `image`.
+    /// Whether the object is the value of a key `image`, or an element of a list
+    /// `images`.
     of_images: bool,
     values: Vec<(Field, String, Option<usize>)>,
 }
 
-/// An object or list that has not ended yet, with its key if the key is known.
+/// An object or list whose end digestfix has not reached yet. `key` is its key in the
+/// outer object.
 #[derive(Debug)]
 struct Open {
     key: Option<String>,
     /// `None` for a list.
     object: Option<Object>,
-    /// Whether this is the value of `image` or `images`, or an element of such a list.
+    /// Whether this object or list is the value of a key `image` or `images`, or an
+    /// element of such a list.
     of_images: bool,
 }
 
-/// A walk through the objects of one document.
+/// Visits the objects of one JSON or YAML document.
 pub(super) struct Objects<'a> {
     place: &'a str,
     collected: &'a mut Collected,
@@ -114,7 +118,8 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Begins an object. `key` is `None` unless it is a field of an object.
+    /// Begins an object. `key` is `None` if the new object is not a field of another
+    /// object.
     pub(super) fn begin_object(&mut self, key: Option<&str>) {
         let of_images = self.is_of_images(key);
         self.begin(
@@ -147,7 +152,7 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Reads a text value. `key` is `None` unless it is a field of an object.
+    /// Reads a text value. `key` is `None` if the value is not a field of an object.
     pub(super) fn text(
         &mut self,
         key: Option<&str>,
@@ -182,9 +187,9 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Reads a digest in the YAML of `skopeo sync`, where the digest is nested below a
-    /// registry, `images`, and a path. Returns false if the digest is not nested like
-    /// this.
+    /// Reads a digest in a YAML file for `skopeo sync`, where a digest stands below a
+    /// registry, the key `images`, and a repository. Returns false if the digest is in
+    /// another place.
     fn of_a_synced_repository(
         &mut self,
         digest: &str,
@@ -207,7 +212,8 @@ impl<'a> Objects<'a> {
         self.collected.row(&row, self.place, line)
     }
 
-    /// Reads a pin inside a string: the value of an option, after `=`.
+    /// Reads a reference with a digest after `=`, for example in the argument
+    /// `--image=NAME@DIGEST`.
     fn within(&mut self, value: &str, line: Option<usize>) -> Result<(), Problem> {
         if value.contains(char::is_whitespace) {
             return Ok(());
@@ -246,13 +252,13 @@ impl<'a> Objects<'a> {
         self.object(&object)
     }
 
-    /// Ends the document, and adds the remarks about it.
+    /// Ends the document, and adds warnings about digests that digestfix could not use.
     pub(super) fn finish(self) {
         self.collected.unnamed(self.place, &self.unnamed);
         if self.unplaced > 0 {
             self.collected.remark(format!(
-                "{}: {} of its digests have a path but no registry beside them; name the \
-                 registry: --rewrite PATH=REGISTRY/PATH",
+                "{}: the registry is missing for {} of the digests; name the registry: \
+                 --rewrite PATH=REGISTRY/PATH",
                 self.place, self.unplaced
             ));
         }
@@ -271,8 +277,8 @@ impl<'a> Objects<'a> {
         let (pins, tagged): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| name.digest().is_some());
         if !pins.is_empty() {
-            // The object is one entry of an index. An index entry does not show whether
-            // it is for this host.
+            // The object is one entry of an index. The entry does not show whether its
+            // manifest is for this host.
             let of_platform = is_part
                 && object
                     .all(&[Field::Name])
@@ -316,7 +322,7 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    /// Notes the image that an object names without a digest.
+    /// Adds the image name of an object that contains no digest.
     fn unpinned(&mut self, object: &Object, tag: Option<&str>) {
         match tag.filter(|tag| !tag.is_empty()) {
             Some(tag) => {
@@ -332,7 +338,8 @@ impl<'a> Objects<'a> {
         }
     }
 
-    /// Reads the pins of an object, with the object's image ID or tag.
+    /// Reads those references of an object that have a digest, together with the object's
+    /// image ID or tag.
     fn pins(
         &mut self,
         object: &Object,
@@ -345,7 +352,8 @@ impl<'a> Objects<'a> {
             let digest = pin.digest().map(ToString::to_string).unwrap_or_default();
             !id.is_empty() && digest.contains(id)
         };
-        // On a host with the containerd image store, the "ID" is one of the digests.
+        // With the containerd image store, the "ID" is one of the digests, not an image
+        // ID.
         let id = if pins.iter().any(is_digest_of) {
             ""
         } else {
@@ -379,8 +387,9 @@ impl<'a> Objects<'a> {
         Ok(())
     }
 
-    /// Reads a digest from Harbor's output, where a repository's name lacks the registry.
-    /// Without a `--rewrite` rule that adds the registry, the digest is only counted.
+    /// Reads a digest from Harbor's output, where the name of a repository lacks the
+    /// registry. If no `--rewrite` rule adds the registry, counts the digest, but does not
+    /// claim it.
     fn in_no_registry(
         &mut self,
         path: &str,
@@ -419,7 +428,7 @@ impl Object {
             .map(|(_, value, _)| value.as_str())
     }
 
-    /// The value of a field. An error if the field has several different values.
+    /// The value of a field. Fails if the field has several different values.
     fn one(&self, fields: &[Field]) -> Result<Option<&str>, ()> {
         let mut values = self.all(fields);
         let first = values.next();
@@ -429,7 +438,7 @@ impl Object {
         }
     }
 
-    /// The image ID. Empty if the object has no ID, or several.
+    /// The object's image ID. Empty if the object has no ID, or several IDs.
     fn id(&self) -> &str {
         let is_id = |text: &&str| is_bare_id(text.strip_prefix("sha256:").unwrap_or(text));
         let mut ids = self.all(&[Field::Id, Field::ImageId]).filter(is_id);
@@ -440,8 +449,8 @@ impl Object {
         }
     }
 
-    /// The names that the digest belongs to. Empty if the only name may belong to
-    /// something other than an image.
+    /// The image names that belong to the object's digest. Empty if it is not clear that
+    /// the object's name is the name of an image.
     fn names(&self, tag: Option<&str>) -> Vec<String> {
         if let Ok(Some(built)) = self.one(&[Field::Built]) {
             return built

@@ -1,6 +1,6 @@
-//! Sources in JSON. A document's keys show its kind: a manifest, the output of `docker
-//! image inspect`, another host's reference store, digestfix's own claims, or Kubernetes
-//! objects.
+//! Sources in JSON. The keys of a JSON document show its format: a manifest, the output
+//! of `docker image inspect`, another host's `repositories.json`, digestfix's own claims
+//! file, or Kubernetes objects.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use crate::image::reference::{Reference, Tag};
 use crate::store::repositories::Store;
 use crate::sys::strict_json::{self, JsonError};
 
-/// The keys that distinguish one kind of document from another.
+/// The keys by which digestfix recognizes the format of a JSON document.
 #[derive(Deserialize)]
 struct Keys {
     #[serde(default, rename = "Repositories")]
@@ -39,7 +39,8 @@ struct Keys {
     descriptor: Present,
 }
 
-/// Whether a key exists, with any value: Go writes an empty list as `null`.
+/// Whether a key exists. The value does not matter, because Go writes an empty list as
+/// `null`.
 #[derive(Default)]
 struct Present(bool);
 
@@ -71,7 +72,8 @@ struct Inspected {
     descriptor: Option<IgnoredAny>,
 }
 
-/// Whether the text is JSON, or is a JSON source that was cut short.
+/// Whether the text is JSON. JSON that was cut short counts if it contains a key that
+/// digestfix knows.
 pub(super) fn is_json(text: &str) -> bool {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     match documents.next() {
@@ -80,7 +82,7 @@ pub(super) fn is_json(text: &str) -> bool {
     }
 }
 
-/// Whether the text contains a key that only sources have.
+/// Whether the text contains a JSON key that shows that the file is about images.
 fn is_source(text: &str) -> bool {
     let keys = [
         "\"Repositories\"",
@@ -164,7 +166,7 @@ fn read_array(document: &str, place: &str, collected: &mut Collected) -> Result<
     problem.map_or(Ok(()), Err)
 }
 
-/// A document with the white space before and after it.
+/// A JSON document, with the white space before and after the document.
 struct Spaced<'a> {
     bytes: Bytes,
     before: &'a str,
@@ -172,7 +174,8 @@ struct Spaced<'a> {
     after: &'a str,
 }
 
-/// Reads the raw bytes of a manifest, exactly as a registry serves them.
+/// Reads a manifest. The file must contain the exact bytes that a registry serves,
+/// because the digest is their hash.
 fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let document = spaced.document;
     let ended = format!("{document}{}", spaced.after);
@@ -187,8 +190,8 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         return read_objects(document, place, collected);
     }
     if spaced.bytes == Bytes::Recoded || document.contains("\r\n") {
-        // A registry never serves a byte-order mark, UTF-16 or CR LF, so digestfix also
-        // tries the manifest without them.
+        // A registry never serves a byte-order mark, UTF-16 or CR LF. So digestfix
+        // removes them to get the bytes that the registry serves.
         let plain = document.replace("\r\n", "\n");
         collected.prove(plain.as_bytes(), place)?;
         let ended = ended.replace("\r\n", "\n");
@@ -198,9 +201,10 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
             Bytes::AsTheyCame => "CRLF line ends",
         };
         collected.remark(format!(
-            "{place}: a manifest that was rewritten with {how}; no registry serves such bytes. Without \
-             {how}, its digest is {}, and a claim of that digest is proven. Copy the manifest byte for byte, \
-             or claim its digest as well: NAME@DIGEST",
+            "{place}: a program rewrote this manifest with {how}, which no registry serves. The \
+             digest without {how} is {}. This file proves a claim of that digest, but makes no \
+             claim itself. Copy the manifest again byte for byte, or also claim the digest: \
+             NAME@DIGEST",
             Digest::of(Algorithm::Sha256, plain.as_bytes())
         ));
         return Ok(());
@@ -215,8 +219,9 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         };
         return collected.manifest(&digest, came);
     }
-    // An index that was read earlier lists the digest of these bytes, so the registry
-    // serves them without the white space around them.
+    // An index from an earlier file lists the digest that the manifest has if the
+    // surrounding white space is removed. So the registry serves the manifest without that
+    // white space.
     if collected.evidence.listed(&digest).is_some() {
         let came = Came {
             repository: None,
@@ -225,13 +230,14 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
         };
         return collected.manifest(&digest, came);
     }
-    // The white space may belong to the bytes that the registry serves. Or an editor
-    // added the white space, and may have changed other bytes too.
+    // It is unknown whether the registry serves the white space too. An editor may have
+    // added the white space, and may have changed other bytes.
     collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
     collected.remark(format!(
-        "{place}: a manifest with white space around it, which the registry may not have served. Its digest \
-         is {digest}, or {other} with the white space after it. A claim of either digest is proven"
+        "{place}: this manifest has white space around it, which the registry may not serve. \
+         Without the white space, the digest is {digest}. With the white space at the end, the \
+         digest is {other}. This file proves a claim of either digest, but makes no claim itself"
     ));
     Ok(())
 }
@@ -244,7 +250,7 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
         .flatten()
         .filter_map(|text| pinned(text))
         .collect();
-    // Podman prints the ID without its algorithm.
+    // Podman prints the image ID without `sha256:`.
     let id = match image.id.contains(':') {
         true => image.id.parse::<ImageId>(),
         false => format!("sha256:{}", image.id).parse(),
@@ -254,11 +260,12 @@ fn read_inspected(document: &str, place: &str, collected: &mut Collected) -> Res
         .filter_map(Reference::digest)
         .any(|digest| digest.to_string().ends_with(&image.id));
     match id {
-        // With the containerd image store, the "ID" is the manifest's digest.
+        // With the containerd image store, `docker image inspect` prints the manifest's
+        // digest as "Id".
         Ok(_) | Err(_) if image.descriptor.is_some() || id_is_digest => {
             collected.remark(format!(
-                "{place}: written on a host with the containerd image store, so without image IDs. digestfix \
-                 finds the images by tag, so their digests are only asserted"
+                "{place}: this file is from a host with the containerd image store, so it has no image IDs. \
+                 digestfix finds the images by tag, so their digests are only asserted"
             ));
             for reference in &references {
                 let tags = image.repo_tags.iter().flatten();
@@ -299,7 +306,7 @@ fn read_store(document: &str, place: &str, collected: &mut Collected) -> Result<
         .try_for_each(|(reference, image)| collected.record(&reference, image, place))
 }
 
-/// Reads the objects in a JSON document of any other kind.
+/// Reads the objects in a JSON document of any other format.
 fn read_objects(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let mut walk = Walk {
         objects: Objects::new(place, collected),
@@ -317,7 +324,7 @@ fn read_objects(document: &str, place: &str, collected: &mut Collected) -> Resul
     walk.problem.map_or(Ok(()), Err)
 }
 
-/// Passes every element of an array to `take`, without keeping the elements.
+/// Passes each element of a JSON array to `take`. Does not keep all elements in memory.
 struct Elements<'a, F> {
     take: &'a mut F,
 }
@@ -337,7 +344,8 @@ impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<'_, F> {
     }
 }
 
-/// Visits the values of a JSON document without keeping them, until the first problem.
+/// Visits each value of a JSON document until the first problem. Does not keep all values
+/// in memory.
 struct Walk<'a> {
     objects: Objects<'a>,
     problem: Option<Problem>,
@@ -351,7 +359,7 @@ impl Walk<'_> {
     }
 }
 
-/// One value. `key` is `None` unless the value is in an object.
+/// One value. `key` is `None` if the value is not a field of an object.
 struct Value<'a, 'b> {
     walk: &'a mut Walk<'b>,
     key: Option<&'a str>,

@@ -1,5 +1,6 @@
-//! OCI's layout and skopeo's `dir:`. Reads every manifest that the entry files lead to,
-//! and checks it against the digest in the entry that names it.
+//! OCI layouts and directories of skopeo's `dir:`. Reads each manifest that `index.json`
+//! or `manifest.json` names, directly or through indexes, and checks the manifest's
+//! digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,12 +19,13 @@ use crate::sys::strict_json;
 /// The most manifests to read in one layout.
 pub const MAX_MANIFESTS: usize = 100_000;
 
-/// The annotation with the full name of an image. containerd and BuildKit write it.
+/// The annotation in which containerd and BuildKit write the full name of an image.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
-/// The annotation with a tag, or a name with a tag, depending on the tool.
+/// The annotation in which some tools write a tag, and other tools write a name with a
+/// tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The advice for a user whose archive proves no digest.
+/// The advice that digestfix prints if an archive proves no digest.
 const BRING: &str = "docker save on the classic image store does not keep the registry's manifest, so its \
                      archive proves no digest. Use instead: digestfix save or export, docker image inspect, \
                      or skopeo copy to dir:DIR";
@@ -40,7 +42,7 @@ struct Index {
     manifests: Vec<Descriptor>,
 }
 
-/// An entry of `manifest.json`, which `docker save` writes beside the layout.
+/// One image in `manifest.json`, which `docker save` adds to the OCI layout.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SavedImage {
@@ -64,7 +66,7 @@ struct RootFs {
 }
 
 impl SavedImage {
-    /// The image's ID. The config's file name contains it.
+    /// The image's ID, from the file name of the config.
     fn image(&self) -> Option<ImageId> {
         let hex = self.config.rsplit('/').next().unwrap_or_default();
         let hex = hex.strip_suffix(".json").unwrap_or(hex);
@@ -72,7 +74,7 @@ impl SavedImage {
     }
 }
 
-/// Reads a layout in a directory or an archive.
+/// Reads an OCI layout from a directory or an archive.
 pub(super) fn read_layout(
     blobs: &mut impl Blobs,
     place: &str,
@@ -153,8 +155,8 @@ fn take_whole(
     Ok(())
 }
 
-/// Compares the layers in an archive that Docker before 25 saved with the digests in the
-/// config.
+/// Checks the layers of an archive from Docker before 25 against the digests in the
+/// image's config.
 fn check_layers(saved: &SavedImage, config: &[u8], blobs: &impl Blobs) -> Result<(), Problem> {
     let Ok(Config { rootfs }) = serde_json::from_slice(config) else {
         return Ok(());
@@ -173,8 +175,8 @@ fn check_layers(saved: &SavedImage, config: &[u8], blobs: &impl Blobs) -> Result
     Ok(())
 }
 
-/// Reads the claims that `digestfix save` adds to the engine's archive. Returns whether
-/// there are any.
+/// Reads the claims file that `digestfix save` adds to the archive. Returns false if the
+/// archive has no such file.
 fn read_carried(
     blobs: &mut impl Blobs,
     place: &str,
@@ -210,9 +212,9 @@ pub(super) fn read_skopeo_dir(
     Ok(())
 }
 
-/// The repository in the path of a directory that `skopeo sync --scoped` wrote for
-/// `REGISTRY/PATH@DIGEST`. `digest` is that of the manifest in the directory. `None` if
-/// the path contains another digest.
+/// The repository in a path that `skopeo sync --scoped` wrote, such as
+/// `REGISTRY/PATH@DIGEST`. `digest` is the digest of the manifest in the directory. `None`
+/// if the path does not contain this digest.
 fn scoped(place: &str, digest: &Digest) -> Option<Repository> {
     let is_registry = |name: &str| name == "localhost" || name.contains(['.', ':']);
     let starts = place.rmatch_indices('/').map(|(at, _)| at + 1).chain([0]);
@@ -225,9 +227,9 @@ fn scoped(place: &str, digest: &Digest) -> Option<Repository> {
     (reference.digest() == Some(digest)).then(|| reference.repository().clone())
 }
 
-/// Checks that `manifest.json` and the layout agree. `docker save` lists each tag with
-/// its config in `manifest.json`, and the layout has a manifest with the same name. If
-/// they name different images, someone replaced one of them.
+/// Checks that `manifest.json` and `index.json` agree. For each tag, `docker save` writes
+/// a config in `manifest.json`, and a manifest in `index.json`. If the config and the
+/// manifest belong to different images, someone changed the archive.
 fn agree(
     saved: &[SavedImage],
     named: &BTreeMap<String, BTreeSet<Digest>>,
@@ -282,16 +284,18 @@ struct Walk<'a, B> {
     place: &'a str,
     collected: &'a mut Collected,
     seen: BTreeMap<Digest, Seen>,
-    /// The manifests visited so far, each with the repository for which it was visited.
+    /// The manifests visited so far, each with the repository that the index names for
+    /// it.
     named: BTreeSet<(Digest, Option<Repository>)>,
-    /// Whether a local engine may have written the layout. An engine creates its own
-    /// manifests and does not keep those of the registry.
+    /// Whether a local engine may have written the layout. A classic Docker engine does
+    /// not keep the registry's manifest, and creates a new manifest.
     from_an_engine: bool,
     /// The number of manifests that a local engine created.
     made_up: usize,
 }
 
-/// A manifest that was read and checked. Several entries of an index may name it.
+/// A manifest that digestfix has read and checked. Several index entries may name the
+/// same manifest.
 #[derive(Clone, Copy)]
 struct Seen {
     size: u64,
@@ -324,8 +328,8 @@ impl<B: Blobs> Walk<'_, B> {
         }
         if let Some(seen) = self.seen.get(digest).copied() {
             has_size(digest, seen.size, descriptor.size)?;
-            // An entry repeats this manifest under another name. For an index, the
-            // manifests below it get that name too.
+            // Another entry gives a second name to this manifest. If the manifest is an
+            // index, the second name also applies to the manifests that it lists.
             if !seen.claimed || !self.named.insert((digest.clone(), repository.cloned())) {
                 return Ok(());
             }
@@ -335,10 +339,11 @@ impl<B: Blobs> Walk<'_, B> {
             return self.claim(digest, true, repository, depth);
         }
         let Some(bytes) = self.blobs.blob(digest)? else {
-            // A tool that saves one platform leaves out the other parts of an index.
+            // A manifest below an index may be missing, because some tools save only one
+            // platform.
             if depth == 0 {
                 self.collected.remark(format!(
-                    "{}: its index names {digest}, but that manifest is missing",
+                    "{}: the index names {digest}, but that manifest is missing",
                     self.place
                 ));
             }
@@ -355,7 +360,7 @@ impl<B: Blobs> Walk<'_, B> {
         self.take(digest, &bytes, repository, depth)
     }
 
-    /// Adds a manifest whose digest was not read before, and whose bytes hash to it.
+    /// Adds a new manifest. The caller must check that the bytes hash to `digest`.
     fn take(
         &mut self,
         digest: &Digest,
@@ -418,8 +423,8 @@ impl<B: Blobs> Walk<'_, B> {
         self.collected.manifest(digest, came)
     }
 
-    /// If the layout contains the config, checks that it is the config that the manifest
-    /// names.
+    /// Checks that the config hashes to the digest that the manifest names, if the layout
+    /// contains the config.
     fn check_config(
         &mut self,
         manifest: &Digest,

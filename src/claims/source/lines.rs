@@ -1,9 +1,8 @@
-//! Lines that contain one name and one digest: lists in two columns, scripts, `.env`
-//! files, logs, and the output of `docker pull` and `docker push`.
+//! Texts whose lines contain one name and one digest: lists in two columns, scripts,
+//! `.env` files, logs, and the output of `docker pull` and `docker push`.
 //!
-//! A name and a digest in different words are combined only if the line has no other
-//! possible meaning: the name has a tag, and the line has no more words than a table has
-//! columns.
+//! If the name and the digest are two words, digestfix combines them only if the line has
+//! no other possible meaning. The name must have a tag, and the line must be short.
 
 use crate::claims::row::{
     MOST_COLUMNS, Row, is_digest, pin, row, with_digest, without_scheme, words,
@@ -19,7 +18,7 @@ const PULLED: [&str; 2] = [
 ];
 const PUSHED: &str = "The push refers to repository [";
 
-/// A line that is certainly wrong, and the reason.
+/// A line that cannot be right, and the reason.
 pub(super) struct Misfit {
     pub line: usize,
     pub text: String,
@@ -44,7 +43,8 @@ struct Console<'a> {
     repository: Option<&'a str>,
 }
 
-/// Reads lines. If a word looks like a pin but is invalid, the whole text is rejected.
+/// Reads the claims in a text line by line. Rejects the whole text if a word looks like a
+/// reference with a digest, but is invalid.
 pub(super) fn read(
     text: &str,
     place: &str,
@@ -68,7 +68,7 @@ pub(super) fn read(
     {
         return Ok(Some(Misfit {
             line,
-            text: "it is a line of YAML".to_owned(),
+            text: "this line is YAML".to_owned(),
         }));
     }
     let mut console = Console::default();
@@ -153,8 +153,8 @@ fn of_words(
     if !any {
         return Ok(!words(line).any(is_digest));
     }
-    // A line of oc-mirror's mapping: the source image, and the name of its copy in the
-    // mirror.
+    // A line of oc-mirror's mapping file: the image in the original registry, and the
+    // name of the copy in the mirror.
     if let [source, mirror] = first.as_slice()
         && line.contains('=')
         && let Some(pin) = pin(source)
@@ -168,7 +168,8 @@ fn of_words(
     Ok(true)
 }
 
-/// Whether a word looks like a pin, but its digest is too long or too short.
+/// Whether a word looks like a reference with a digest, but the digest is too long or too
+/// short.
 fn is_broken_pin(word: &str) -> bool {
     let Some((_, hex)) = word.split_once("@sha256:") else {
         return false;
@@ -176,8 +177,8 @@ fn is_broken_pin(word: &str) -> bool {
     pin(word).is_none() && !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Whether a pin on this line is the value of a key or an item of a list. If so, the text
-/// is YAML that is invalid in another place.
+/// Whether a reference on this line is a YAML value or list item. If so, the text is YAML
+/// with a syntax error in another line.
 fn is_entry(line: &str) -> bool {
     let entry = line.trim().trim_start_matches("- ");
     let value = match entry.split_once(": ") {
@@ -188,7 +189,7 @@ fn is_entry(line: &str) -> bool {
     pin(value.trim_matches(['"', '\'', ' ', ']', '}'])).is_some()
 }
 
-/// A line without its trailing comment. Empty if the whole line is a comment.
+/// Removes the comment at the end of a line. Empty if the whole line is a comment.
 fn code(line: &str) -> &str {
     let line = line.trim();
     if line.starts_with('#') || line.starts_with("//") {

@@ -1,8 +1,8 @@
-//! Pinned references in files that people write: Kubernetes manifests, compose files,
-//! Dockerfiles, plain lists.
+//! References with digests in files that people write: Kubernetes manifests, compose
+//! files, Dockerfiles, plain lists.
 //!
-//! A string counts as a pin only if the whole string is a reference with a digest.
-//! Comments and keys are not searched.
+//! digestfix uses a string only if the whole string is a reference with a digest. It
+//! ignores comments and keys.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,11 @@ use crate::claims::source::collected::Collected;
 use crate::claims::source::fields::Objects;
 use crate::image::reference::{Reference, ReferenceError};
 
-/// The deepest nesting of a YAML document that is read.
+/// The deepest nesting of a YAML document that digestfix reads.
 pub const MAX_YAML_DEPTH: usize = 1_000;
 
-/// The longest default of a Dockerfile's `ARG` to keep, in bytes. References are shorter.
+/// The longest default value of an `ARG` in a Dockerfile that digestfix uses, in bytes.
+/// References are shorter.
 const LONGEST_ARG: usize = 1_024;
 
 /// Reads the objects in YAML documents. Fails, and adds nothing, if the text is not YAML
@@ -32,13 +33,15 @@ pub fn read_yaml(text: &str, place: &str, collected: &mut Collected) -> Result<(
 }
 
 fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Problem> {
-    /// The parser's position: in a list, or at a key or a value of a mapping.
+    /// The parser's position in the YAML document: in a list, or at a key or a value of a
+    /// mapping.
     enum Within {
         List,
         Key,
         Value(Option<String>),
     }
-    /// Advances in a mapping: from a key to its value, or from a value to the next key.
+    /// Moves on in a YAML mapping: from a key to its value, or from a value to the next
+    /// key.
     fn turn(open: &mut [Within], key: Option<&str>) {
         match open.last_mut() {
             Some(within @ Within::Key) => *within = Within::Value(key.map(str::to_owned)),
@@ -96,10 +99,10 @@ fn walk_yaml(text: &str, mut objects: Option<&mut Objects>) -> Result<(), Proble
             });
         }
     }
-    // Any prose is valid YAML: one long string.
+    // Prose is also valid YAML, namely one long string. Refuse it.
     if words && !collections {
         return Err(Problem::Yaml(
-            "there is neither a key nor a list".to_owned(),
+            "the text has neither a key nor a list".to_owned(),
         ));
     }
     Ok(())
@@ -116,8 +119,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// The first line that is not a reference, and the reason. If there is no such line, the
 /// text is a list of references.
 pub(super) fn misfit(text: &str) -> Option<(usize, ReferenceError)> {
-    // A YAML mapping does not pass as a list, because its `KEY:` is not a valid
-    // reference.
+    // A YAML file is not a list of references, because `KEY:` is not a valid reference.
     lines(text).find_map(|(number, line)| Some((number, Reference::parse(line).err()?)))
 }
 
@@ -132,7 +134,7 @@ pub(super) fn read_list(text: &str, place: &str, collected: &mut Collected) -> R
     Ok(())
 }
 
-/// Whether the first instruction is one with which a Dockerfile may begin.
+/// Whether the text begins like a Dockerfile, with `FROM` or `ARG`.
 pub(super) fn is_dockerfile(text: &str) -> bool {
     let first = text
         .lines()
@@ -147,8 +149,9 @@ pub(super) fn is_dockerfile(text: &str) -> bool {
         })
 }
 
-/// Reads the pins of a Dockerfile: base images (`FROM`) and images to copy from (`COPY
-/// --from=`). Replaces variables by the defaults of the `ARG`s before the first stage.
+/// Reads the references with digests in a Dockerfile: base images (`FROM`) and images to
+/// copy from (`COPY --from=`). In `FROM`, replaces variables by the defaults of the
+/// `ARG`s before the first stage.
 pub fn read_dockerfile(text: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let broken = |error: parse_dockerfile::Error| Problem::Dockerfile(error.to_string());
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
@@ -195,8 +198,8 @@ pub fn read_dockerfile(text: &str, place: &str, collected: &mut Collected) -> Re
     Ok(())
 }
 
-/// Replaces `$NAME`, `${NAME}` and `${NAME:-DEFAULT}`. Stops once the text is longer than
-/// [`LONGEST_ARG`].
+/// Replaces `$NAME`, `${NAME}` and `${NAME:-DEFAULT}`. Stops when the result is longer
+/// than [`LONGEST_ARG`].
 fn substituted(text: &str, defaults: &BTreeMap<String, String>) -> String {
     let mut whole = String::new();
     let mut rest = text;

@@ -10,18 +10,19 @@ use crate::image::digest::{Algorithm, Digest};
 use crate::image::manifest::{self, Manifest};
 use crate::sys::plain_file::{self, Links};
 
-/// The paths at which to look for the storage: people copy the whole volume, or a part of
-/// it.
+/// The possible paths of the storage below the copied directory. Some users copy the
+/// registry's whole volume, others only a part of the volume.
 const WITHIN: [&str; 4] = ["docker/registry/v2", "registry/v2", "v2", "."];
 
-/// The storage directory at or below this directory. `None` if there is no storage.
+/// Finds the registry's storage directory at or below `path`.
 pub(super) fn storage(path: &Path) -> Option<PathBuf> {
     let within = WITHIN.iter().map(|within| path.join(within));
     let mut storages = within.filter(|path| path.join("repositories").is_dir());
     storages.find(|path| path.join("blobs/sha256").is_dir())
 }
 
-/// Reads every manifest of a storage. `storage` is canonical. Skips layers.
+/// Reads every manifest in a registry's storage, and skips layers. `storage` is a path
+/// without symbolic links.
 pub(super) fn read(storage: &Path, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let blobs = storage.join("blobs/sha256");
     let mut budget = MAX_FILES;
@@ -58,7 +59,8 @@ fn listed(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(paths)
 }
 
-/// The digest of a registry's blob, from its name in an archive.
+/// The digest of a blob in a registry's storage, from the blob's path in an archive.
+/// `None` for any other path.
 pub(super) fn blob_of(name: &str) -> Option<Digest> {
     let (directory, hex) = name.strip_suffix("/data")?.rsplit_once('/')?;
     let (directory, _) = directory.rsplit_once('/')?;
@@ -67,7 +69,7 @@ pub(super) fn blob_of(name: &str) -> Option<Digest> {
     digest.flatten()
 }
 
-/// Reads a file. Adds its manifest if it is one.
+/// Reads one blob of the registry. Adds the blob if it is a manifest.
 fn take_file(
     storage: &Path,
     path: &Path,
@@ -77,7 +79,7 @@ fn take_file(
 ) -> Result<(), Problem> {
     let size = match path.symlink_metadata() {
         Ok(metadata) => metadata.len(),
-        // After a blob is deleted, its directory remains.
+        // When a registry deletes a blob, it leaves the blob's directory.
         Err(_) => return Ok(()),
     };
     if size > manifest::MAX_BYTES {
@@ -94,7 +96,7 @@ pub(super) fn take(
     place: &str,
     collected: &mut Collected,
 ) -> Result<(), Problem> {
-    // A config or an artifact is JSON too.
+    // Skip other JSON, such as a config or an artifact.
     if !bytes.starts_with(b"{")
         || !matches!(
             Manifest::parse(bytes),

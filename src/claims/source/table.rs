@@ -1,19 +1,19 @@
-//! Tables with a header: CSV, and the output of `docker images --digests`, podman,
-//! nerdctl, ctr and crictl. The header names the columns.
+//! Tables with a header line: CSV, and the output of `docker images --digests`, podman,
+//! nerdctl, ctr and crictl.
 
 use crate::claims::row::{Lack, Meaning, Row, is_digest};
 use crate::claims::source::Problem;
 use crate::claims::source::collected::Collected;
 
-/// The number of lines in which to look for a header: prompts and greetings may precede
-/// it.
+/// How many lines to search for the header line. Shell prompts and greetings may precede
+/// the header.
 const HEADER_WITHIN: usize = 50;
 
 /// A column that digestfix reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Column {
     Repository,
-    /// A column whose title does not show what its names belong to.
+    /// A column of names. The names may belong to something other than images.
     Name,
     Tag,
     Digest,
@@ -23,10 +23,10 @@ enum Column {
 /// The most columns of a table.
 const MOST_COLUMNS: usize = 64;
 
-/// What separates the cells of a row.
+/// How the table separates the cells of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Apart {
-    /// Each cell begins below its header.
+    /// Spaces align the cells: each cell begins below its column title.
     Aligned,
     By(char),
 }
@@ -34,13 +34,13 @@ enum Apart {
 #[derive(Debug)]
 struct Header {
     apart: Apart,
-    /// The columns, each with its position: the first character in an aligned table, the
-    /// column number in CSV.
+    /// The columns with their positions. The position is the first character in an
+    /// aligned table, and the column number in CSV.
     columns: Vec<(usize, Option<Column>)>,
 }
 
 impl Column {
-    /// The column with this title. Only CSV may have titles in lower case.
+    /// Finds the kind of column for a title. Only CSV may have titles in lower case.
     fn titled(title: &str, apart: Apart) -> Option<Self> {
         let title = title.trim_matches('"').trim();
         let upper = title.to_ascii_uppercase().replace('_', " ");
@@ -100,7 +100,7 @@ impl Header {
             Apart::By(by) => self.fill(&mut row, &cells(line, by)),
             Apart::Aligned => {
                 self.fill(&mut row, &self.below(line));
-                // A cell that is wider than its column moves the following cells to the
+                // A cell that is wider than its column shifts the following cells to the
                 // right.
                 let words: Vec<&str> = line.split_whitespace().take(MOST_COLUMNS).collect();
                 if !is_digest(row.digest) && words.iter().any(|word| is_digest(word)) {
@@ -124,7 +124,7 @@ impl Header {
         }
     }
 
-    /// The cells, each cut where its title begins.
+    /// Cuts a line into cells, at the positions where the column titles begin.
     fn below<'a>(&self, line: &'a str) -> Vec<&'a str> {
         let mut bounds = line.char_indices().map(|(at, _)| at).chain([line.len()]);
         let (mut passed, mut at) = (0, bounds.next().unwrap_or_default());
@@ -203,7 +203,7 @@ pub fn read(text: &str, place: &str, collected: &mut Collected) -> Result<bool, 
     };
     if !header.has(Column::Digest) {
         collected.remark(format!(
-            "{place}: the table has no DIGEST column; print it with: docker images --digests"
+            "{place}: the table has no DIGEST column; print the table with: docker images --digests"
         ));
         return Ok(true);
     }
@@ -230,7 +230,7 @@ pub fn read(text: &str, place: &str, collected: &mut Collected) -> Result<bool, 
     collected.unnamed(place, &unnamed);
     if cut > 0 {
         collected.remark(format!(
-            "{place}: {cut} of its digests are cut short; print the table again with --no-trunc"
+            "{place}: {cut} of the digests are cut short; print the table again with --no-trunc"
         ));
     }
     Ok(true)

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,7 +29,7 @@ fn hex(digit: char) -> String {
     digit.to_string().repeat(64)
 }
 
-/// An image of one gzipped layer.
+/// A test image with one gzipped layer.
 struct Image {
     config: Vec<u8>,
     manifest: Vec<u8>,
@@ -83,7 +83,7 @@ fn named(name: &str) -> String {
     format!(r#","annotations":{{"io.containerd.image.name":"{name}"}}"#)
 }
 
-/// An OCI layout with these entries, these blobs, and one layer.
+/// Builds an OCI layout with the given index entries and blobs, and with one layer.
 fn layout(entries: &[String], blobs: &[&[u8]]) -> Files {
     let mut files = Files::from([
         (
@@ -120,7 +120,7 @@ fn tar(files: &Files) -> Vec<u8> {
             appended.unwrap();
             continue;
         }
-        // Write the name directly: `set_path` would drop a "./" at its beginning.
+        // Write the name directly: `set_path` would drop a "./" at the beginning of the name.
         header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
         builder.append(&header, bytes.as_slice()).unwrap();
@@ -164,7 +164,8 @@ fn problem(files: &Files) -> String {
     collected(&tar(files)).unwrap_err().to_string()
 }
 
-/// The references that these claims add on a host with these tags.
+/// Plans the claims for a host that has the given tags, and returns the references that
+/// the plan adds.
 fn added(collected: Collected, tags: &[(&str, &ImageId)]) -> Result<Vec<String>, Vec<String>> {
     let mut store = Store::parse(b"{}").unwrap();
     let mut images = BTreeSet::new();
@@ -277,7 +278,8 @@ fn an_index_and_its_manifest_are_both_proven() {
     ]);
     let nested = index(&[entry(OCI_INDEX, &platforms, "")]);
     let id = image.id();
-    // The layout has only one platform, as after `docker pull` and `skopeo copy`.
+    // The index lists several platforms, but the layout contains only one, as after
+    // `docker pull` or `skopeo copy`.
     let layout = layout(
         &[entry(OCI_INDEX, &nested, "")],
         &[&nested, &platforms, &image.manifest],
@@ -311,7 +313,8 @@ fn an_index_and_its_manifest_are_both_proven() {
         let collected = collected(&spaced).unwrap();
         assert!(collected.remarks[0].contains("white space"));
         assert!(collected.claims.is_empty());
-        // The reformatted text still proves a claim that names its digest.
+        // The manifest still proves a claim from another file if that claim contains the
+        // manifest's digest.
         let mut collected = collected;
         let pin = format!("app:1@{}", image.digest()).parse().unwrap();
         collected.pin(&pin, "chart.yaml:7").unwrap();
@@ -323,7 +326,7 @@ fn an_index_and_its_manifest_are_both_proven() {
     assert_eq!(
         added(collected(&platforms).unwrap(), &[("app:1", &id)]),
         Ok(Vec::new()),
-        "an index alone does not say which image is whose"
+        "an index alone does not show which image has the digest"
     );
 }
 
@@ -409,8 +412,8 @@ fn other_hosts_records_match_by_image_id() {
         r#"[{{"Id":"{id}","RepoTags":["there:9"],"RepoDigests":["app@{digest}","mirror.example/app@{digest}"],"Size":1}}]"#
     );
     let line = |name| line(name, &digest, &id, Trust::Matched);
-    // Images are found by ID and get the names in the source, no matter which tags they
-    // have.
+    // digestfix finds the image by its ID, and gives it the names in the file, no matter
+    // which tags the image has on this host.
     assert_eq!(
         added(collected(inspected.as_bytes()).unwrap(), &[("here:1", &id)]),
         Ok(vec![line("app"), line("mirror.example/app")])
@@ -428,8 +431,8 @@ fn other_hosts_records_match_by_image_id() {
     );
 }
 
-/// Of two equal keys, Docker would use the last. Docker also accepts a key in another
-/// letter case.
+/// If JSON contains a key twice, Docker uses the last value. Docker also ignores the
+/// letter case of keys. So digestfix refuses such JSON.
 #[test]
 fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     let image = Image::new("amd64");
@@ -492,7 +495,7 @@ fn a_key_that_docker_reads_as_another_is_refused_in_each_source() {
     }
 }
 
-/// The text, with another key inserted before `key`.
+/// Inserts another key before `key` in a JSON text.
 fn with_another(text: &str, key: &str, other: &str) -> String {
     let key = format!(r#""{key}":"#);
     assert!(text.contains(&key), "{text}");
@@ -629,7 +632,7 @@ fn an_archive_whose_list_and_index_name_different_images() {
     );
 }
 
-/// The tag points at another image on this host than the archive's manifest names.
+/// On this host, the claim's tag points at another image than the image in the archive.
 #[test]
 fn an_archive_proves_a_pin_wrong() {
     let (image, other) = (Image::new("amd64"), Image::new("arm64"));
@@ -720,8 +723,8 @@ fn names_are_rewritten_to_the_private_registrys() {
     );
 }
 
-/// Files such as rendered charts contain pins, and other texts that only look like pins.
-/// Only the pins are claimed.
+/// Files such as rendered Helm charts contain references with digests, and texts that
+/// only look similar. digestfix must claim only the references.
 #[test]
 fn pins_are_found_exactly() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pins");
@@ -890,7 +893,8 @@ fn what_is_nested_deeper_than_the_bound_is_refused() {
     assert!(error.to_string().contains("8 deep"), "{error}");
 }
 
-/// A header may state any size, but only bytes that exist are held in memory.
+/// A tar header may state a size that is too large. digestfix allocates memory only for
+/// bytes that exist.
 #[test]
 fn a_size_that_lies_costs_nothing() {
     for size in [u64::MAX, u64::MAX / 2, 1 << 40, 5_000_000_000] {
@@ -906,7 +910,8 @@ fn a_size_that_lies_costs_nothing() {
     }
 }
 
-/// A file whose reads fail once a limit is exceeded. Seeking does not count.
+/// A test file that fails if a program reads too many bytes from it. The test file does
+/// not count seeks.
 struct Thrifty {
     file: Cursor<Vec<u8>>,
     left: usize,
@@ -969,7 +974,7 @@ fn a_manifest_that_is_named_many_times_is_read_once() {
 }
 
 /// The archive that `regctl image export` and Docker with the containerd image store
-/// write: the registry's manifest, and also a list of images for older engines.
+/// write: it contains the registry's manifest, and a `manifest.json` for older engines.
 #[test]
 fn a_layout_that_lists_its_image_for_docker_too_proves_it() {
     let image = Image::new("amd64");
@@ -1022,7 +1027,8 @@ fn a_pipe_is_read_when_it_is_named() {
     let collected = read(&[pipe], Collected::new(&[])).unwrap();
     writer.join().unwrap().unwrap();
     assert_eq!(collected.claims.len(), 1);
-    // A pipe in a directory may have no writer.
+    // digestfix skips a pipe in a directory, because a pipe without a writer would block
+    // it.
     let error = read(&[directory.path().to_owned()], Collected::new(&[])).unwrap();
     assert!(
         error.remarks[0].contains("nor a pipe"),
@@ -1051,8 +1057,8 @@ fn each_element_of_an_array_is_what_it_is() {
         r#""app:1""#.to_owned(),
     ] {
         let collected = collected(format!("[{before},{image}]").as_bytes()).unwrap();
-        // The image is found by ID, not by a name that belongs to another image on this
-        // host.
+        // digestfix looks for the image by its ID. The name belongs to another image on
+        // this host, and must not count.
         assert_eq!(added(collected, &[("app:1", &other)]), Ok(Vec::new()));
     }
 }
@@ -1171,7 +1177,7 @@ fn what_is_passed_over_gives_nothing() {
     let files = Files::from([("a.yaml".to_owned(), text.into_bytes())]);
     let collected = read(&[unpacked(&files).path().to_owned()], Collected::new(&[])).unwrap();
     assert!(collected.claims.is_empty(), "{:?}", collected.claims);
-    assert!(collected.remarks[0].contains("passed over"));
+    assert!(collected.remarks[0].contains("skipped, because"));
 }
 
 #[test]
@@ -1190,8 +1196,9 @@ fn arguments_stand_anywhere_in_a_dockerfiles_image() {
     assert_eq!(found, [pin("a:1.2"), pin("base:1"), pin("c:3")]);
 }
 
-/// The templates of `no-pins.txt`, filled in: `%N` is the name of an image, `%B` a name
-/// that may belong to something else, `%V` a version, and `%H` 64 digits.
+/// Fills in the templates of `no-pins.txt`. `%N` becomes the name of an image, and `%B` a
+/// name that may belong to something else. `%V` becomes a version, and `%H` becomes 64
+/// digits.
 fn files_without_pins() -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/no-pins.txt");
     let templates = fs::read_to_string(path).unwrap();
@@ -1331,7 +1338,8 @@ fn manifest_inspect_has_the_bytes_of_each_platform() {
     }
     let error = collected(entry(&image, &other.manifest).as_bytes()).unwrap_err();
     assert!(error.to_string().contains("TAMPERED"), "{error}");
-    // Docker 20.10 prints only the fields.
+    // `docker manifest inspect -v` of Docker 20.10 prints the manifest's fields, but not
+    // its bytes.
     let fields = format!(
         r#"{{"Ref":"docker.io/library/app:1","Descriptor":{{"digest":"{}"}},"SchemaV2Manifest":{{"config":{{"digest":"{}"}}}}}}"#,
         image.digest(),
@@ -1372,7 +1380,7 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     let manifest = str::from_utf8(&image.manifest).unwrap();
     let files = saved(&image, &claims_of(&image, "", manifest));
     let archive = tar(&files);
-    // The claims are beside a layout from an engine that creates its own manifests.
+    // This archive also contains an OCI layout, whose manifest an engine created.
     let made_up = Image::with_layer("amd64", "application/vnd.oci.image.layer.v1.tar");
     let mut with_layout = files.clone();
     with_layout.extend(layout_of(&made_up));
@@ -1392,8 +1400,8 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     let read = super::read(&[directory.path().to_owned()], Collected::default()).unwrap();
     let proven = added(read, &[("lab/app:v1", &id)]).unwrap();
     assert_eq!(proven, [line("lab/app", &digest, &id, Trust::Proven)]);
-    // The image was saved by its digest because of a pin, so the archive has no name for
-    // it.
+    // `digestfix save` saved the image by its digest, so `docker load` does not restore a
+    // tag.
     let pinned = claims_of(&image, "", manifest).replace("lab/app@", "lab/app:v1@");
     let read = collected(&tar(&saved(&image, &pinned))).unwrap();
     let mut named = added(read, &[("lab/other:v1", &id)]).unwrap();
@@ -1412,8 +1420,8 @@ fn the_claims_in_an_archive_are_read_as_from_a_file() {
     assert!(problem(&saved(&image, &tampered)).contains("TAMPERED"));
 }
 
-/// In an archive that Docker before 25 saved, only the config contains a layer's digest.
-/// Since Docker 25, a layer's file name is its digest.
+/// In an archive of Docker before 25, only the image's config contains the digests of
+/// layers. Since Docker 25, the layers' file names contain them too.
 #[test]
 fn a_layer_that_was_changed_is_found_in_an_archive_that_is_read_whole() {
     const LAYER: &[u8] = b"a layer";
@@ -1454,7 +1462,8 @@ fn a_layer_that_was_changed_is_found_in_an_archive_that_is_read_whole() {
             let error = whole(&form).unwrap_err().to_string();
             assert!(error.contains("TAMPERED WITH"), "{error}");
         }
-        // If the archive is a file, `read_archive` skips the layers.
+        // In an uncompressed file, `read_archive` skips the layers, so it does not notice
+        // the change.
         let mut collected = Collected::default();
         read_archive(Cursor::new(changed), "F", &mut collected).unwrap();
         for cut in [&archive[..archive.len() - 512], &archive[..3000]] {

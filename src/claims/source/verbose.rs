@@ -1,5 +1,5 @@
-//! The output of `docker manifest inspect -v`, which prints each manifest of a name.
-//! Newer versions of docker add the manifest's bytes in base64 (docker/cli,
+//! The output of `docker manifest inspect -v`, which prints each manifest of an image
+//! name. Newer versions of docker add the manifest's bytes in base64 (docker/cli,
 //! `cli/manifest/types`).
 
 use base64::Engine;
@@ -20,7 +20,8 @@ struct Inspected {
     reference: String,
     #[serde(rename = "Descriptor")]
     descriptor: Descriptor,
-    /// Older versions of docker print only the fields of the manifest.
+    /// The manifest's bytes in base64. Older versions of docker print only the fields of
+    /// the manifest.
     #[serde(default, rename = "Raw")]
     raw: Option<String>,
     #[serde(default, rename = "SchemaV2Manifest")]
@@ -44,8 +45,8 @@ struct Config {
     digest: ImageId,
 }
 
-/// Reads one manifest. The manifest counts as part of an index, because it may be for the
-/// platform of another host.
+/// Reads one manifest from the output. The manifest may be for the platform of another
+/// host, so digestfix treats it like an entry of an index.
 pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Result<(), Problem> {
     let inspected: Inspected = strict_json::read(document.as_bytes())?;
     let wrong = |what: String| Problem::Entry(inspected.reference.clone(), what);
@@ -55,8 +56,8 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
     let Some(raw) = &inspected.raw else {
         let pinned = with_digest(&reference, &named);
         return match (inspected.docker.or(inspected.oci), reference.digest()) {
-            // The manifest is an entry of an index, and its platform is unknown. Without
-            // the manifest's bytes, the entry proves nothing.
+            // The manifest is an entry of an index, and its platform is unknown. The
+            // entry proves nothing without the manifest's bytes.
             (_, Some(_)) => Ok(()),
             (Some(fields), None) => collected.record(&pinned, fields.config.digest, place),
             (None, None) => collected.pin(&pinned, place),
@@ -78,8 +79,8 @@ pub(super) fn read(document: &str, place: &str, collected: &mut Collected) -> Re
         });
     }
     let manifest = collected.prove(&bytes, place)?;
-    // `prove` adds the manifest under its SHA-256 digest. Docker's digest may use another
-    // algorithm.
+    // `prove` adds the manifest only under its SHA-256 digest, but the digest that Docker
+    // printed may use another hash algorithm.
     collected.evidence.keep(&named, &bytes);
     collected
         .evidence

@@ -1,5 +1,6 @@
-//! Zstandard: reads all frames of a file. Parallel compressors write several frames, but
-//! the decoder reads only one (RFC 8878, section 3).
+//! Zstandard decompression. Parallel compressors write files of several frames (RFC 8878,
+//! section 3). The decoder library stops after one frame, so this module begins the next
+//! frame.
 
 use std::io::{self, BufRead, Read};
 
@@ -15,8 +16,8 @@ pub(super) const fn is_zstd(head: &[u8]) -> bool {
     )
 }
 
-/// The decompressed content of a file. The decoder holds a window of at most 128 MiB in
-/// memory for each frame.
+/// Decompresses all frames of a file. The decoder needs at most 128 MiB of memory for
+/// each frame.
 pub(super) struct Frames<R> {
     source: R,
     decoder: FrameDecoder,

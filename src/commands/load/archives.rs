@@ -1,4 +1,5 @@
-//! Archives of a load: finds them, and reads each one before Docker loads the first.
+//! Archives of a load: finds the archives, and reads all of them before Docker loads the
+//! first one.
 
 use std::fmt;
 use std::fs;
@@ -38,7 +39,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// An archive. A file was read to its end, so it is known to be complete.
+/// An archive. If the archive is a file, digestfix has read it to its end, so the file is
+/// complete.
 #[derive(Debug)]
 pub(super) struct Archive {
     pub place: Place,
@@ -89,7 +91,10 @@ fn within(directory: &Path, report: &mut Report) -> std::io::Result<Vec<PathBuf>
         let head = plain_file::read(path, Links::Beneath(&real), at_most);
         let is_archive = head.is_ok_and(|head| source::may_be_archive(&head));
         if !is_archive {
-            report.warning(&format!("{}: passed over, not an archive", path.display()));
+            report.warning(&format!(
+                "{}: skipped, because this file is not an archive",
+                path.display()
+            ));
         }
         is_archive
     });

@@ -27,7 +27,8 @@ static ZEROS: [u8; PIECE] = [0; PIECE];
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    /// The archive cannot be read or is not valid. Docker has loaded nothing of it.
+    /// The archive cannot be read or is not valid. Docker has loaded nothing from the
+    /// archive.
     #[error("{0}")]
     Archive(#[from] Problem),
     #[error("{0}")]
@@ -43,7 +44,7 @@ impl From<io::Error> for SendError {
 pub(super) struct Sending {
     pieces: Receiver<io::Result<Bytes>>,
     count: Count,
-    /// The claims of a file, which digestfix has read before it sends the file. `None`
+    /// The claims in a file. digestfix reads these claims before it sends the file. `None`
     /// for standard input.
     known: Option<Collected>,
     verdict: oneshot::Receiver<Result<Collected, Problem>>,
@@ -108,7 +109,9 @@ impl Sending {
         let collected = match (self.verdict.try_recv(), &answer) {
             (Ok(verdict), _) => verdict?,
             (Err(_), Ok(_)) => {
-                return Err(io::Error::other("digestfix stopped reading it too early").into());
+                return Err(
+                    io::Error::other("digestfix stopped reading the archive too early").into(),
+                );
             }
             (Err(_), Err(_)) => Collected::default(),
         };
@@ -123,8 +126,8 @@ impl Sending {
 struct Way {
     to_docker: Sender<io::Result<Bytes>>,
     count: Count,
-    /// The last piece with content, and the zeros after it. digestfix holds them back
-    /// until the check has succeeded. Holding back only the zeros would not suffice,
+    /// The last piece with content, and the zeros after it. digestfix holds these pieces
+    /// back until the check has succeeded. Holding back only the zeros would not suffice,
     /// because Docker may load an archive without reading them.
     kept_back: Vec<Bytes>,
 }
@@ -165,13 +168,14 @@ impl Way {
         if is_whole {
             self.let_go();
         } else {
-            let refused = io::Error::other("the archive is not whole");
+            let refused = io::Error::other("the archive is incomplete or not valid");
             let _ = self.to_docker.blocking_send(Err(refused));
         }
     }
 
-    /// Holds a piece back. If it has content, first sends the pieces that were held back so
-    /// far. Returns false if Docker has closed the connection.
+    /// Holds a piece of the archive back. If the piece has content, first sends the
+    /// pieces that were held back before. Returns false if Docker has closed the
+    /// connection.
     fn keep_back(&mut self, piece: Bytes) -> bool {
         let is_sent = match ZEROS.get(..piece.len()) {
             Some(zeros) if piece == zeros => {
@@ -194,7 +198,7 @@ impl Way {
     }
 }
 
-/// The pieces for the reader of claims, as a stream.
+/// The pieces of an archive, as a stream for the thread that checks the archive.
 struct Shown {
     pieces: Looked<Bytes>,
     piece: Bytes,
@@ -203,8 +207,8 @@ struct Shown {
 impl Read for Shown {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() {
-            // At the end of the stream, the sender is gone, and the empty piece ends this
-            // reader.
+            // At the end of the archive, the channel is closed. Then `piece` stays empty,
+            // which ends this stream.
             self.piece = self.pieces.recv().unwrap_or_default();
         }
         let count = buffer.len().min(self.piece.len());
@@ -230,7 +234,7 @@ fn look_into(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::image::digest::{Algorithm, Digest};

@@ -54,8 +54,8 @@ pub(super) async fn carry(
     while let Some(piece) = next {
         bytes += piece.len() as u64;
         if pieces.send(piece).await.is_err() {
-            // The writer has failed. The writer's result contains the reason, and is read
-            // below.
+            // The writing thread has failed. The code below reads the reason from the
+            // thread's result.
             break;
         }
         told(bytes);
@@ -110,7 +110,7 @@ impl<S: Sink> Read for Through<S> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::cell::RefCell;
     use std::sync::{Arc, Mutex};

@@ -18,8 +18,8 @@ use super::carry::Sink;
 /// The size of a block in bytes. Larger blocks would not make the file smaller.
 const BLOCK: usize = 1024 * 1024;
 
-/// The most threads. Memory is limited too, because each thread holds one block, and one
-/// more block waits.
+/// The maximum number of threads. This also limits the memory, because each thread holds
+/// one block, and only one more block waits.
 const MOST_THREADS: usize = 8;
 
 /// The format of a compressed block.
@@ -137,7 +137,7 @@ impl<S: Sink> Sink for Compressed<S> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -164,7 +164,7 @@ mod tests {
         }
     }
 
-    /// A text that is compressed in several blocks: the result, and the text itself.
+    /// Compresses a text of several blocks. Returns the compressed bytes, and the text.
     fn compressed(format: Format) -> (Vec<u8>, String) {
         let lines = (0..200_000).map(|number| format!("# line {number} of many\n"));
         let text: String = lines.collect();

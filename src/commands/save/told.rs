@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::commands::exported::Known;
 use crate::image::reference::Reference;
 
-/// The most names of one image in a line.
+/// The maximum number of names of one image in a line.
 const MOST_NAMES: usize = 3;
 
-/// The evidence for the digest of one image, and how to improve it.
+/// Describes the evidence for an image's digest, and how to get better evidence.
 pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String {
     let mut named = names[..names.len().min(MOST_NAMES)].join(", ");
     if let Some(more @ 1..) = names.len().checked_sub(MOST_NAMES) {
@@ -23,10 +23,13 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
     let said = match best {
         Some((Known::Proven, _)) => "digest proven, with the manifest".to_owned(),
         Some((Known::Asserted, reference)) => format!(
-            "digest asserted only, without a manifest. To prove it, first: docker pull {reference}"
+            "digest only asserted, without a manifest. To prove the digest, first: docker pull \
+             {reference}"
         ),
         Some((_, reference)) => {
-            format!("digest without a manifest. To prove it, first: docker pull {reference}")
+            format!(
+                "digest without a manifest. To prove the digest, first: docker pull {reference}"
+            )
         }
         None => {
             let left_out = digests.iter().find_map(|(_, known)| match known {
@@ -36,7 +39,7 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
             let first = names.iter().find(|name| !name.starts_with("sha256:"));
             let why = left_out.map_or(String::new(), |why| format!(" ({why})"));
             match first {
-                Some(name) => format!("NO DIGEST{why}. To get one, first: docker pull {name}"),
+                Some(name) => format!("NO DIGEST{why}. To get a digest, first: docker pull {name}"),
                 None => format!("NO DIGEST{why}, and no name"),
             }
         }
@@ -97,7 +100,7 @@ fn size(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -115,17 +118,18 @@ mod tests {
                 "lab/app:v1: digest proven, with the manifest".to_owned(),
             ),
             (Known::Recorded, format!("first: docker pull {pin}")),
-            (Known::Asserted, "digest asserted only".to_owned()),
+            (Known::Asserted, "digest only asserted".to_owned()),
             (
                 Known::LeftOut("it was made up"),
-                "NO DIGEST (it was made up). To get one, first: docker pull lab/app:v1".to_owned(),
+                "NO DIGEST (it was made up). To get a digest, first: docker pull lab/app:v1"
+                    .to_owned(),
             ),
         ] {
             let said = image(&names, &[(&pin, known)]);
             assert!(said.contains(&expected), "{said}");
         }
         let said = image(&names, &[]);
-        assert!(said.contains("NO DIGEST. To get one"), "{said}");
+        assert!(said.contains("NO DIGEST. To get a digest"), "{said}");
         let said = image(&["sha256:abc".to_owned()], &[]);
         assert_eq!(said, "sha256:abc: NO DIGEST, and no name");
     }

@@ -4,13 +4,13 @@ use hyper::body::Bytes;
 
 use crate::docker::engine::EngineError;
 
-/// The API calls that `digestfix save` needs to carry images.
+/// The API calls with which `digestfix save` gets images from Docker.
 pub trait Archives {
     type Archive: Archive;
 
-    /// Saves images, named by references or IDs, as one archive. Docker's classic image
-    /// store collects the whole archive before it sends the first byte, which can take
-    /// long.
+    /// Saves images as one archive. Each name is a reference or an ID. Docker's classic
+    /// image store collects the whole archive before it sends the first byte, which can
+    /// take long.
     async fn save(&self, names: &[String]) -> Result<Self::Archive, EngineError>;
 }
 

@@ -19,8 +19,8 @@ use crate::store::containerd::ContainerdStore;
 use crate::testing::images::{FakeImages, reference, served};
 
 const NAME: &str = "localhost:5000/tools/app";
-/// Digests in the recorded answers: that of the generated manifest, and that of the
-/// registry's manifest.
+/// Two digests in the recorded answers. Docker generated the manifest with the first
+/// digest, and the registry serves the manifest with the second digest.
 const LOADED: &str = "01188b28a4c4999975bd21c8a855388847db4bc849251871123887eb89e8dd87";
 const PINNED: &str = "801bebe934926615f1dece6e1375e642856a0609614016dc4bcbac1cbcf0d334";
 
@@ -99,8 +99,9 @@ fn it_says_which_image_store_it_has() {
     }
 }
 
-/// Docker 29 lists an image without layers by its name, and `inspect` shows its whole
-/// config. Only `Available` and the content store show that layers are missing.
+/// Docker 29 lists an image by its name even if layers are missing, and `inspect` shows
+/// the whole config. Only the field `Available` and the content store show that layers
+/// are missing.
 #[test]
 fn a_repaired_image_is_there_and_runs_only() {
     let blobs = FakeImages::new();
@@ -129,7 +130,7 @@ fn a_repaired_image_is_there_and_runs_only() {
         assert!(!here.is_hollow(&reference(&format!("{NAME}:1.0"))));
         let rows = rows(&here.store, &here.images, |_, _| None);
         let states: Vec<State> = rows.iter().map(|row| row.state).collect();
-        assert_eq!(states, [State::Ok], "status marks what is hollow");
+        assert_eq!(states, [State::Ok], "the status must ignore missing layers");
     }
     let found = block_on(docker.engine.find(&name)).unwrap().unwrap();
     assert_eq!(found.target(), Some(pinned.clone()));
@@ -163,5 +164,5 @@ fn the_digest_of_a_loaded_image_is_not_a_registrys() {
         ..Request::default()
     };
     let plan = Plan::new(&here.store, &here.images, &request);
-    assert!(plan.is_ok(), "no --replace is needed: {plan:?}");
+    assert!(plan.is_ok(), "the plan must not need --replace: {plan:?}");
 }

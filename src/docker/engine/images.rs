@@ -11,24 +11,24 @@ mod resolved;
 pub use listing::Listing;
 pub use resolved::{Made, Resolved};
 
-/// An image in the engine's list. With the containerd image store, it is one manifest or
-/// index with all references to it.
+/// An image in the engine's list. With the containerd image store, an image is one
+/// manifest or index together with all references to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// The image's ID. With the containerd image store, the ID is the digest of its
-    /// manifest or index.
+    /// The image's ID. With the containerd image store, the ID is the digest of the
+    /// image's manifest or index.
     pub id: String,
-    /// The image's tags. Docker 28 and later also list digest references that have their
-    /// own record.
+    /// The image's tags. Docker 28 and later also list a digest reference here if
+    /// containerd has a record of this reference.
     pub tags: Vec<String>,
-    /// The image's digest references, including those that the engine derives from its
-    /// tags.
+    /// The image's digest references, including those that the engine derives from the
+    /// image's tags.
     pub digests: Vec<String>,
-    /// The architecture in the image's config, if digestfix asked for the image by name.
-    /// Empty if the engine does not have the complete image.
+    /// The architecture in the image's config, which is known only if digestfix asked for
+    /// the image by name. Empty if the engine does not have the complete image.
     pub architecture: Option<String>,
-    /// Manifests whose layers the engine reports as missing in the form that the registry
-    /// serves. Only Docker 29 reports this for each manifest.
+    /// The manifests for which the engine reports missing layer blobs. Only Docker 29
+    /// reports this for each manifest.
     pub unavailable: Vec<Digest>,
 }
 
@@ -39,8 +39,8 @@ pub enum Dropped {
     /// The engine keeps the reference because a container uses it. The text is the
     /// engine's message.
     InUse(String),
-    /// The reference is removed. The engine removed these other references or images
-    /// along with it.
+    /// The reference is removed. Together with the reference, the engine removed these
+    /// other references or images.
     Along(Vec<String>),
 }
 
@@ -58,18 +58,19 @@ impl Listed {
         tags.chain(digests.filter(|one| one.digest().is_some()))
     }
 
-    /// Whether the engine reports that it does not have the layers in the form that the
-    /// registry serves. For such an image, Docker 28 lists a digest without a name, and
-    /// no architecture (seen on 28.5, for manifests and indexes). Docker 26 does not list
-    /// the image at all.
+    /// Whether the engine reports that layer blobs are missing. A layer blob is a
+    /// compressed layer from the registry, not an unpacked layer. If layer blobs are
+    /// missing, Docker 28 lists a digest without a name, and shows no architecture (seen
+    /// on 28.5, for manifests and indexes). Docker 26 does not list the image at all.
     pub fn is_hollow(&self) -> bool {
         let is_nameless = |digest: &String| digest.parse::<Digest>().is_ok();
         self.digests.iter().any(is_nameless) || self.architecture.as_deref() == Some("")
     }
 
-    /// A tag in the same repository for the same manifest. The engine finds the digest
-    /// through this tag, and can only remove both together (moby 26.1 and 28.5,
-    /// `daemon/containerd/image_delete.go`, `getSameReferences`).
+    /// A tag of this image in the repository of `reference`, which is a digest reference.
+    /// The engine finds the digest through this tag, and can only remove the tag and the
+    /// digest together (moby 26.1 and 28.5, `daemon/containerd/image_delete.go`,
+    /// `getSameReferences`).
     pub fn tag_beside(&self, reference: &Reference) -> Option<Reference> {
         let repository = reference.repository().familiar();
         let is_beside = |name: &&String| {
@@ -88,13 +89,14 @@ fn parsed(name: &str) -> Option<Reference> {
 
 /// The API calls of the load method.
 pub trait Images {
-    /// Every image that the engine lists. Docker before 27.2 omits images whose layers it
-    /// lacks in the form that the registry serves.
+    /// Every image that the engine lists. Docker before 27.2 omits images whose layer
+    /// blobs are missing.
     async fn listed(&self) -> Result<Listing, EngineError>;
     async fn find(&self, reference: &Reference) -> Result<Option<Listed>, EngineError>;
     /// The config that the engine shows for the image of a reference.
     async fn resolved(&self, reference: &Reference) -> Result<Resolved, EngineError>;
-    /// Loads an archive. If this fails, the engine may still have added some references.
+    /// Loads an archive. If the load fails, the engine may still have added some
+    /// references.
     async fn load(&self, archive: Vec<u8>) -> Result<(), EngineError>;
     async fn untag(&self, reference: &Reference) -> Result<Dropped, EngineError>;
     /// The platform for which the engine runs images.
@@ -102,7 +104,7 @@ pub trait Images {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
@@ -110,7 +112,8 @@ mod tests {
         Reference::parse(text).unwrap()
     }
 
-    /// Docker 28.5 lists an image without layers like this.
+    /// Docker 28.5 lists an image without layers in this form: with a digest that has no
+    /// name.
     #[test]
     fn a_digest_without_a_name_is_no_reference() {
         let digest = format!("sha256:{}", "a".repeat(64));

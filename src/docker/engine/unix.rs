@@ -50,7 +50,7 @@ pub struct UnixEngine {
     socket: PathBuf,
     timeout: Duration,
     kept: Kept,
-    /// Whether a check has shown that this engine uses the containerd at the known
+    /// Whether a check has confirmed that this engine uses the containerd at the known
     /// address.
     has_containerd: Arc<AtomicBool>,
 }
@@ -85,8 +85,8 @@ struct ContainerAnswer {
 }
 
 impl ContainerAnswer {
-    /// The container's ID and name. The list also contains link aliases, which are names
-    /// below the name of another container.
+    /// The container's ID and name. Docker's list of names also contains link aliases,
+    /// which begin with the name of another container.
     fn named(self) -> (String, String) {
         let names = self.names.unwrap_or_default();
         let own = names
@@ -112,7 +112,8 @@ struct ImageAnswer {
     manifests: Option<Vec<ManifestAnswer>>,
 }
 
-/// One of an image's manifests. The answer for an attestation has additional fields.
+/// One of an image's manifests, as the engine lists it. If the manifest is an
+/// attestation, the engine's answer has additional fields.
 #[derive(Deserialize)]
 struct ManifestAnswer {
     #[serde(rename = "ID", default)]
@@ -122,8 +123,8 @@ struct ManifestAnswer {
 }
 
 impl UnixEngine {
-    /// An engine at this socket. Does not connect yet. `timeout` is the limit for each
-    /// request.
+    /// The engine at this socket. This function does not connect to the engine yet.
+    /// `timeout` is the limit for each request.
     pub fn new(socket: &Path, timeout: Duration) -> Self {
         Self {
             socket: socket.to_owned(),
@@ -193,8 +194,8 @@ impl UnixEngine {
             .to_bytes())
     }
 
-    /// Opens a connection and pings the engine. Returns the connection and the prefix of
-    /// every path on it, which contains the API version.
+    /// Opens a connection and pings the engine. Returns the connection, and the prefix
+    /// for the path of each request. The prefix contains the API version.
     async fn negotiate(&self) -> Result<(SendRequest<Full<Bytes>>, String), EngineError> {
         const PING: &str = "/_ping";
         let mut connection = self.connect().await?;
@@ -210,7 +211,7 @@ impl UnixEngine {
         self.body(PING, response).await?;
         match (status, version) {
             (StatusCode::OK, Some(version)) => Ok((connection, version)),
-            (StatusCode::OK, None) => Err(self.answer(PING, "it names no API version")),
+            (StatusCode::OK, None) => Err(self.answer(PING, "the answer names no API version")),
             (status, _) => Err(self.answer(PING, status)),
         }
     }
@@ -267,7 +268,7 @@ impl UnixEngine {
         let listed: Vec<ContainerAnswer> = self.require_json(path).await?;
         let mut containers = Vec::with_capacity(listed.len());
         for ContainerAnswer { id, .. } in listed {
-            // A container that the engine is removing is left out.
+            // Leave out a container that the engine is removing at this moment.
             containers.extend(self.container(&id).await?);
         }
         Ok(containers)
@@ -337,7 +338,8 @@ impl Engine for UnixEngine {
             driver: answer.driver,
             containerd_image_store,
             live_restore: answer.live_restore_enabled,
-            // The states are `inactive`, `pending`, `active`, `error` and `locked`.
+            // The possible states of a swarm node are `inactive`, `pending`, `active`,
+            // `error` and `locked`.
             swarm: !matches!(answer.swarm.local_node_state.as_str(), "" | "inactive"),
             version: answer.server_version,
         })
@@ -393,9 +395,9 @@ impl Engine for UnixEngine {
     }
 
     async fn watch_reloads(&self) -> Result<ReloadEvents, EngineError> {
-        // dockerd answers before it subscribes to its own events (moby
-        // `api/server/router/system`, `getEvents`). `since` requests the events in
-        // between.
+        // dockerd answers this request before it subscribes to its own events (moby
+        // `api/server/router/system`, `getEvents`). With the parameter `since`, dockerd
+        // also sends the events that happened in between.
         let since = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();

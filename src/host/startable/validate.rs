@@ -1,8 +1,8 @@
-//! `dockerd --validate`: dockerd reads its command line and its configuration file as it
-//! does at a start, and exits.
+//! Runs `dockerd --validate`: dockerd reads its command line and its configuration file
+//! as at a start, and then exits.
 //!
-//! digestfix runs it in a transient unit, so that it has the environment of Docker's unit
-//! and is outside the sandbox of this process.
+//! The command runs in a transient unit. In the transient unit, dockerd has the
+//! environment of Docker's unit, and is outside digestfix's own sandbox.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -14,10 +14,10 @@ use crate::host::Managed;
 use crate::host::startable::validating;
 use crate::systemd::{OwnService, ServiceManager};
 
-/// The most bytes to read of the command's output.
+/// The maximum number of bytes to read from the command's output.
 const MAX_WORDS: usize = 16 * 1024;
 
-/// The most characters to show of an output line.
+/// The maximum number of characters to show of an output line.
 const MAX_LINE: usize = 400;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -39,13 +39,13 @@ pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdic
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let program = host.start.command.first().cloned().unwrap_or_default();
     if !program.starts_with('/') || !program.ends_with("/dockerd") {
-        // Do not run another program: it may ignore `--validate` and start Docker.
+        // Run only dockerd: another program may ignore `--validate` and start Docker.
         return Verdict::Unknown(format!("{} does not start dockerd itself", host.unit.id));
     }
     let number = ASKED.fetch_add(1, Ordering::Relaxed);
     let service = OwnService {
         name: format!("digestfix-validate-{}-{number}.service", process::id()),
-        description: format!("Validate what {} would start with", host.unit.id),
+        description: format!("Validate the configuration of {}", host.unit.id),
         command: validating(host),
     };
     let pair = UnixStream::pair().and_then(|(own, theirs)| {
@@ -64,8 +64,8 @@ pub(super) async fn ask(manager: &impl ServiceManager, host: &Managed) -> Verdic
     }
 }
 
-/// The output so far. Do not wait for the end of the output, because systemd may still
-/// have the other end of the socket open.
+/// The output so far. Does not wait for the end of the output, because systemd may keep
+/// the other end of the socket open.
 fn words(mut from: UnixStream) -> String {
     let mut words = Vec::new();
     let mut piece = [0; 1024];
@@ -78,7 +78,7 @@ fn words(mut from: UnixStream) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// The verdict after a failure, according to the last line of the output.
+/// The verdict after `--validate` has failed, according to the last line of the output.
 fn of_words(program: String, words: &str) -> Verdict {
     if words.contains("unknown flag: --validate") {
         return Verdict::Unsupported;
@@ -89,7 +89,7 @@ fn of_words(program: String, words: &str) -> Verdict {
             program,
             says: line.chars().take(MAX_LINE).collect(),
         },
-        // Without output, the program may not have run at all.
+        // If there is no output, the program may not have run at all.
         None => Verdict::Unknown(format!("{program} --validate failed without a message")),
     }
 }

@@ -1,5 +1,5 @@
-//! RHEL 7's docker 1.13.1. Its daemon, its unit and its environment files have other
-//! names than upstream's.
+//! Tests with RHEL 7's docker 1.13.1. Its daemon, its unit and its environment files have
+//! other names than in Docker's own packages.
 
 use super::*;
 
@@ -25,8 +25,8 @@ const UNIT: [&str; 16] = [
 
 const OPTIONS: &str = "--selinux-enabled --log-driver=journald --signature-verification=false";
 
-/// A host on which Docker is stopped and has its files in the directory `root`. ROOT in
-/// the options is replaced by the path of that directory.
+/// A host on which Docker is stopped and has its files in the directory `root`. In
+/// `options`, ROOT stands for the path of that directory.
 fn host(driver: &str, options: &str, storage: &str) -> World {
     let mut world = World::new();
     fs::remove_dir_all(world.path("root")).unwrap();
@@ -40,7 +40,8 @@ fn host(driver: &str, options: &str, storage: &str) -> World {
         file("docker-network"),
     ];
     let options = options.replace("ROOT", &world.path("root"));
-    // The file is meant for a shell, and contains lines that systemd ignores.
+    // /etc/sysconfig/docker is written for a shell, and contains lines that systemd
+    // ignores.
     let docker = format!(
         "# /etc/sysconfig/docker\n\n\
          # Modify these options if you want to change the way the docker daemon runs\n\
@@ -74,7 +75,7 @@ fn the_data_root_is_found_in_the_environment_files() {
         let sources = world.find().unwrap().sources;
         let told: Vec<_> = sources.iter().take(2).map(|found| found.source).collect();
         assert_eq!(told, ["the unit's command line"; 2], "{option}");
-        // The same is true if Docker runs.
+        // digestfix finds the same directory if Docker runs.
         let world = world.running("root", "overlay2");
         assert_eq!(world.found(), pair("root", "overlay2"), "{option}");
     }
@@ -85,7 +86,7 @@ fn the_options_of_the_file_as_it_is_shipped() {
     let mut world = host("overlay2", OPTIONS, "--storage-driver overlay2 ");
     world.flags.data_root = Some(world.path("root").into());
     assert_eq!(world.found(), pair("root", "overlay2"));
-    // Each of the environment files may be missing.
+    // digestfix finds the data root even if these environment files are missing.
     for name in ["docker", "docker-network", "docker-storage"] {
         fs::remove_file(world.path(name)).unwrap();
         assert_eq!(world.found(), pair("root", "overlay2"), "without {name}");
@@ -110,7 +111,7 @@ fn each_storage_driver_of_docker_storage_is_found() {
         let mut world = host(driver, OPTIONS, &storage);
         world.flags.data_root = Some(world.path("root").into());
         assert_eq!(world.found(), pair("root", driver));
-        // Files of a driver that Docker used earlier.
+        // Add files of a storage driver that Docker used earlier.
         world.store("root", "other");
         assert_eq!(world.found(), pair("root", driver));
         let world = world.running("root", driver);

@@ -5,7 +5,7 @@ use super::*;
 use crate::host::startable::{Doubt, Startable, look};
 use crate::image::digest::Digest;
 
-/// A running dockerd that started after the last change of its files.
+/// A running dockerd that has started after the last change of its files.
 struct Running {
     world: World,
     child: Child,
@@ -20,7 +20,8 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// `change` runs after dockerd has started, so its changes are newer than dockerd.
+    /// Starts dockerd and then runs `change`, so that the changed files are newer than
+    /// dockerd.
     fn new(says: (bool, &'static str), change: impl FnOnce(&World)) -> Self {
         Self::with(&[], says, change)
     }

@@ -1,5 +1,5 @@
-//! Lookups in the store, limited to what a claim is about. A store may have a hundred
-//! thousand references, and a request only one claim.
+//! Lookups in the reference store that read only what a claim needs. A store may have a
+//! hundred thousand references, while a request may have only one claim.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,8 +12,9 @@ use crate::store::repositories::{Entry, Store};
 /// The images of a repository, each with its references in that repository, sorted.
 pub(super) type Group = BTreeMap<ImageId, Vec<Reference>>;
 
-/// With at most this many claims, each lookup searches its repository again. With more
-/// claims, a repository is grouped by image once.
+/// If a request has at most this number of claims, each lookup searches the references of
+/// the claim's repository. For more claims, digestfix groups each repository's references
+/// by image once, and reuses the groups.
 const FEW: usize = 16;
 
 pub(super) struct Lookup<'a> {
@@ -25,7 +26,7 @@ pub(super) struct Lookup<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    /// A lookup for this number of claims.
+    /// Prepares lookups for the given number of claims.
     pub(super) fn new(store: &'a Store, claims: usize) -> Self {
         Self {
             store,
@@ -113,8 +114,8 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// The reference and image of an entry. `None` unless the entry belongs to this
-/// repository: another repository may have the same familiar name.
+/// The reference and image of an entry. `None` if the entry belongs to another
+/// repository, because two repositories may have the same short name.
 fn meant(entry: &Entry<'_>, repository: &Repository) -> Option<(Reference, ImageId)> {
     let meaning = entry.meaning().ok();
     meaning.filter(|(reference, _)| reference.repository() == repository)

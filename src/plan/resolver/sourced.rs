@@ -9,9 +9,9 @@ use crate::image::reference::{Reference, Repository, Tag};
 use crate::plan::{MissingManifest, Request, Why};
 
 impl Resolver<'_> {
-    /// Resolves a pin from a file: finds an image by the pin's tag, and compares this
-    /// image with the evidence. If this host does not have the tag, the evidence may name
-    /// an image for the digest.
+    /// Resolves a pinned reference from a file. Finds the image by the digest or tag on
+    /// this host, or else by evidence. A reference without a tag may also mean the only
+    /// image of its repository.
     pub(super) fn pinned(
         &self,
         repository: &Repository,
@@ -68,8 +68,9 @@ impl Resolver<'_> {
         }
     }
 
-    /// The leads of a pin whose image was not found by the pin's name. If the image has
-    /// no name on this host, one of the leads gives the image the pin's tag.
+    /// The references to add for a pinned reference whose image digestfix found by
+    /// evidence. If the image has no name on this host, the list includes the pinned
+    /// reference's tag.
     pub(super) fn pin_of(
         &self,
         repository: &Repository,
@@ -88,7 +89,7 @@ impl Resolver<'_> {
         leads
     }
 
-    /// Resolves a record that contains only the first digits of the image ID.
+    /// Resolves a claim that contains only the first digits of the image ID.
     pub(super) fn recorded(&self, reference: &Reference, id: &str) -> Result<Vec<Lead>, Why> {
         let images = self.images.beginning_with(id);
         match images.as_slice() {
@@ -100,8 +101,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The image on this host that the evidence names for a digest. `None` if the
-    /// evidence names no such image, or several.
+    /// The image on this host that the evidence names for a digest. `None` unless the
+    /// evidence names exactly one image on this host.
     pub(super) fn known_here(&self, digest: &Digest, request: &Request) -> Option<ImageId> {
         let (known, _) = self.images_of(digest, request);
         let mut here = known.into_iter().filter(|image| self.images.has(image));
@@ -111,8 +112,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// The images that the evidence names for a digest, and whether the digest belongs to
-    /// no other image.
+    /// The images that the evidence names for a digest. The flag is true if the digest
+    /// cannot belong to any other image.
     fn images_of(&self, digest: &Digest, request: &Request) -> (BTreeSet<ImageId>, bool) {
         let mut images: BTreeSet<ImageId> = request.evidence.recorded(digest).cloned().collect();
         let mut all_known = !images.is_empty();
@@ -127,8 +128,8 @@ impl Resolver<'_> {
         (images, all_known)
     }
 
-    /// Resolves a manifest in the sources: its digest is claimed in each repository of
-    /// its image.
+    /// Resolves a manifest from a file. Claims the manifest's digest in each repository
+    /// of the manifest's image.
     pub(super) fn brought(
         &self,
         digest: &Digest,

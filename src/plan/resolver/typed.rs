@@ -8,7 +8,7 @@ use crate::plan::hints::{Here, Near};
 use crate::plan::{Refusal, Request};
 
 impl Resolver<'_> {
-    /// Resolves a claim about an image that must be on this host.
+    /// Finds the image of a typed claim. Fails if the image is not on this host.
     pub(super) fn meant(&self, claim: &Claim, request: &Request) -> Result<Vec<Lead>, Refusal> {
         match &claim.statement {
             Statement::TaggedHasDigest {
@@ -17,14 +17,15 @@ impl Resolver<'_> {
                 digest,
             } => match self.meant_by_name(claim) {
                 Ok(lead) => Ok(vec![lead]),
-                // The tag does not lead to an image, but the evidence may name one.
+                // The claim's tag does not exist on this host, but the evidence may name
+                // an image for the digest.
                 Err(refusal) => {
                     let image = self.known_here(digest, request).ok_or(refusal)?;
                     Ok(self.pin_of(repository, Some(tag), digest, &image))
                 }
             },
-            // Evidence takes precedence over the rule that the repository's only image is
-            // meant.
+            // `NAME@DIGEST` means the only image of a repository, unless evidence names
+            // an image.
             Statement::OnlyImageHasDigest { repository, digest } => {
                 let reference = repository.clone().with_digest(digest.clone());
                 match self.known_here(digest, request) {
@@ -86,8 +87,8 @@ impl Resolver<'_> {
         })
     }
 
-    /// For a claim about a repository that this host does not have: similar names on this
-    /// host, and the claim that the user may have meant.
+    /// Finds similar names on this host for a claim whose repository does not exist here,
+    /// and corrects the claim if possible.
     fn near(&self, claim: &Claim, reference: &Reference) -> Box<Near> {
         let here = Here::of(self.store);
         let near = here.near(reference.repository());
@@ -152,9 +153,9 @@ impl Resolver<'_> {
                 self.pointed_at(claim, reference)?,
                 Route::Named(reference.clone()),
             )),
-            // The text may be a prefix or a reference. Even if it now means the prefix,
-            // the claim depends on the reference: if the request adds that reference, the
-            // text means the reference.
+            // The text may be the beginning of an image ID, or a reference. If the
+            // request adds this reference, the text means the reference after the change.
+            // So the route must contain the reference.
             ImageName::ReferenceOrPrefix(reference, prefix) => Ok((
                 self.by_reference_or_prefix(claim, reference, prefix)?,
                 Route::Named(reference.clone()),

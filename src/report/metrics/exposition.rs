@@ -58,7 +58,7 @@ pub(super) fn series(family: &str, label: &str, of: &str) -> String {
     format!("{family}{{{label}=\"{of}\"}}")
 }
 
-/// Reads the values of a text in this format, by series. Skips other lines.
+/// Reads a text in this format, and returns the value of each series. Skips other lines.
 pub(super) fn read(text: &str) -> BTreeMap<&str, f64> {
     let samples = text.lines().filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;

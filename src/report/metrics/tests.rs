@@ -1,7 +1,7 @@
 //! Tests of the metrics: what is written, what is kept from former runs, and which
 //! metrics the rules and dashboards use.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

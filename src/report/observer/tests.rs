@@ -1,6 +1,6 @@
 //! Tests of the events: which results are sent to journald, and as which events.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::os::unix::net::UnixDatagram;
 
@@ -141,16 +141,16 @@ fn what_went_wrong_is_told_with_state_and_cure() {
     let heard = listener.heard().concat();
     for part in [
         "apply refused: one\\nPRIORITY=7\\u{1b}[2Jxxx",
-        "xx (and 1 more)\n  Now:  as it was\n  Next: fix what is named",
+        "xx (and 1 more)\n  Now:  as it was\n  Next: fix the problem above",
         "\nDIGESTFIX_STATE=as it was\n",
-        "\nDIGESTFIX_NEXT=fix what is named",
+        "\nDIGESTFIX_NEXT=fix the problem above",
     ] {
         assert!(heard.contains(part), "{heard}");
     }
 }
 
-/// A Kubernetes node has no file of references, so the metrics count those that containerd
-/// returned.
+/// A Kubernetes node has no `repositories.json`, so the metrics count the references that
+/// containerd returned.
 #[test]
 fn references_that_were_asked_for_are_counted_as_the_run_left_them() {
     let directory = tempfile::tempdir().unwrap();

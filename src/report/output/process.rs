@@ -67,7 +67,7 @@ pub fn write_bytes(bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes without the buffer of [`io::Stdout`], because [`io::Stdout`] would hold its
-/// lock as long as a reader blocks.
+/// lock while a write waits for a slow reader.
 fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(stream, text) {
@@ -83,7 +83,7 @@ fn write(stream: &impl AsFd, mut text: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::io::{Read, pipe};
 

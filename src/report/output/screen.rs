@@ -116,7 +116,7 @@ fn beginning(text: &str, room: usize) -> &str {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::time::Duration;
 
@@ -177,7 +177,8 @@ mod tests {
             let drawn = drawn(Some(columns));
             let frames = drawn.split("\r\u{1b}[K").filter(|one| one.contains(" s"));
             for frame in frames.filter(|frame| !frame.ends_with('\n')) {
-                // If not even the duration fits, the step is not shortened further.
+                // Even if the screen is narrower, a frame contains the indentation and
+                // the duration.
                 let least = INDENT + "  3.2 s".len();
                 assert!(frame.width() < columns.max(least + 1), "{frame:?}");
             }

@@ -21,14 +21,14 @@ use crate::state::state_file;
 use crate::store::data_root::is_driver_name;
 use crate::sys::who;
 
-/// The most characters of a reason that the record keeps.
+/// The maximum length of a reason in a record, in characters.
 const MAX_WHY: usize = 10_000;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     pub(super) digestfix_history: u32,
-    /// The transaction's ID, which consists of the time when it began and its process ID.
+    /// The transaction's ID: the time when the transaction began, and a process ID.
     pub id: String,
     /// The position of the record in the order of all records.
     pub number: u64,
@@ -40,29 +40,29 @@ pub struct Record {
     pub driver: String,
     /// The hash of the reference store that the transaction found.
     pub before: Digest,
-    /// The hash of the reference store that the transaction plans.
+    /// The hash of the reference store that the transaction plans to write.
     pub after: Digest,
-    /// The claims that were not already true.
+    /// The claims that did not hold yet when the transaction was planned.
     pub claims: Vec<Claimed>,
     /// The planned changes.
     pub changes: Vec<Changed>,
-    /// The planned changes of entries that Docker ignores.
+    /// The planned changes of entries in `repositories.json` that Docker ignores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<EntryChange>,
-    /// The outcome; `None` until the transaction ends.
+    /// The outcome, which is `None` until the transaction ends.
     pub result: Option<End>,
-    /// The method; `None` if there was no Docker to manage.
+    /// The method, which is `None` if there was no Docker to manage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
-    /// The manifests of the references that a load changed, because a rollback needs
-    /// them.
+    /// The manifests of the references that a load changed. A rollback needs these
+    /// manifests.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub manifests: BTreeMap<Digest, String>,
-    /// containerd's root directory, if the user gave one.
+    /// containerd's root directory, if the user named this directory in an option.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containerd_root: Option<PathBuf>,
-    /// The hash of Docker's configuration file, if digestfix knew at the end that the
-    /// running dockerd can start with this file.
+    /// The hash of daemon.json. `None` unless digestfix knew, when the run ended, that
+    /// the running dockerd can start with this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemon_json: Option<Digest>,
 }
@@ -120,7 +120,8 @@ pub enum End {
     Undone {
         why: String,
     },
-    /// The references were changed, but something else was not as before.
+    /// The transaction changed the references, but something else on the host was not as
+    /// before.
     Incomplete {
         why: String,
     },
@@ -128,7 +129,7 @@ pub enum End {
     Broken {
         why: String,
     },
-    /// The run was interrupted, and a recovery ended it.
+    /// The run was interrupted, and a recovery ended the transaction.
     Recovered {
         /// The references after the recovery.
         references: Side,
@@ -140,9 +141,9 @@ pub enum End {
 pub enum Side {
     /// The references from before the transaction.
     Old,
-    /// The references that the transaction made.
+    /// The references as the transaction planned them.
     New,
-    /// Neither of the two.
+    /// The references are neither the old ones nor the new ones.
     Other,
 }
 
@@ -184,8 +185,8 @@ impl Record {
         };
         record.plan(references, plan);
         record.write(lock).inspect_err(|_| {
-            // Remove the incomplete record, because a record would mean that there was a
-            // transaction.
+            // Remove the incomplete record, because a record would mean that a
+            // transaction took place.
             let _ = state_file::remove(&path, lock);
         })?;
         Ok(record)
@@ -250,13 +251,13 @@ impl Record {
         changed && !self.is_empty()
     }
 
-    /// Whether no change was planned.
+    /// Whether the transaction planned no change.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.entries.is_empty()
     }
 
-    /// Whether these bytes are the old reference store, the new one that the transaction
-    /// made, or neither.
+    /// Whether these bytes are the reference store from before the transaction, the store
+    /// that the transaction made, or neither of the two.
     pub(super) fn side(&self, bytes: &[u8]) -> Side {
         match hash(bytes) {
             found if found == self.before => Side::Old,
@@ -275,7 +276,7 @@ impl Record {
         if record.id != id {
             return Err(Problem::OtherId(record.id));
         }
-        // IDs become part of file names.
+        // Check the IDs, because they become part of file names.
         let of = match &record.kind {
             Kind::Apply => None,
             Kind::Rollback(of) => Some(of),

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -163,7 +163,8 @@ fn a_name_of_a_transaction_is_taken() {
     }
 }
 
-/// Files that are not digestfix's records are reported, and do not hide other records.
+/// digestfix reports files in the history directory that are not valid records, and still
+/// reads the valid records.
 #[test]
 fn files_that_are_no_records() {
     let (root, lock) = root();
@@ -179,7 +180,7 @@ fn files_that_are_no_records() {
     fs::set_permissions(path(root.path(), "writable"), writable).unwrap();
     let huge = fs::File::create(path(root.path(), "huge")).unwrap();
     huge.set_len(MAX_BYTES + 1).unwrap();
-    // A run that was killed while it wrote a record leaves such a file.
+    // A run that was killed while it wrote a record leaves a file with this ending.
     fs::write(directory(root.path()).join("x.json.new"), "{").unwrap();
     let mut expected = 6;
     if geteuid().is_root() {
@@ -230,7 +231,7 @@ fn numbers_go_on_where_the_highest_is() {
         let record = Record::begin(&lock, id, Kind::Apply, &references, &plan, How::default());
         record.unwrap().number
     };
-    // A clock that runs ahead, and is corrected later.
+    // The clock runs ahead at first, and is corrected later.
     assert_eq!(begin("20990101T000000Z-1"), 1);
     assert_eq!(begin("20200101T000000Z-1"), 2);
     assert_eq!(begin("20500101T000000Z-1"), 3);
@@ -251,7 +252,7 @@ fn a_reason_of_any_length_is_noted() {
     assert_eq!(why.chars().count(), 10_001);
 }
 
-/// While this process holds the lock, no other run is active, with any storage driver.
+/// While this process holds the lock, no other run is active for any storage driver.
 #[test]
 fn what_was_interrupted_is_ended() {
     let (root, lock) = root();
@@ -290,8 +291,8 @@ proptest! {
         let _ = Record::parse(&bytes, ID);
     }
 
-    /// If a byte changes, reading fails, or the result is another valid record with the
-    /// same ID.
+    /// If a byte of a record changes, either reading fails, or the result is a valid
+    /// record with the same ID.
     #[test]
     fn what_is_near_a_record(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = serde_json::to_vec(&record(ID, 1)).unwrap();

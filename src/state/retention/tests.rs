@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ fn at(day: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + DAY * u32::try_from(day).unwrap()
 }
 
-/// A backup whose name gives this day, which is what the clock showed when it was made.
+/// A backup whose ID says that it was made on this day.
 fn backup(day: u64, number: impl Into<Option<u64>>) -> Backup {
     let time: String = humantime::format_rfc3339_seconds(at(day))
         .to_string()
@@ -31,7 +31,7 @@ fn backup(day: u64, number: impl Into<Option<u64>>) -> Backup {
     }
 }
 
-/// The days of the backups that remain, given the days and numbers of all backups.
+/// Removes backups as the limits demand, and returns the days of the backups that remain.
 fn kept(
     (most, days): (usize, u32),
     backups: &[(u64, Option<u64>)],
@@ -57,8 +57,8 @@ fn kept(
         .collect()
 }
 
-/// A description; the limits; the days and numbers of the backups; the current day; the
-/// days of backups that are not complete stores; the days of the backups that remain.
+/// A test case: a description, the limits, the days and numbers of the backups, the
+/// current day, the days of incomplete backups, and the days of the backups that remain.
 type Case<'a> = (
     &'a str,
     (usize, u32),
@@ -108,7 +108,7 @@ fn what_stays() {
             &[20_011, 20_010, 20_009, 20_008],
             &[20_007, 20_010, 20_011],
         ),
-        // For the first two backups, the clock ran years ahead.
+        // When the first two backups were made, the clock ran years ahead.
         (
             "a clock put right",
             (3, 90),
@@ -126,7 +126,8 @@ fn what_stays() {
             &[],
             &[20_002, 20_003, 30_000],
         ),
-        // Backups from before the history existed, or whose records are gone.
+        // These backups have no number, because they are older than the history, or
+        // because their records were removed.
         (
             "without numbers",
             (3, 90),
@@ -150,7 +151,8 @@ fn what_stays() {
             &[],
             &[20_002, 20_003],
         ),
-        // The backup of the current transaction remains at any position.
+        // The backup of the current transaction remains, even if it is not the newest
+        // backup.
         (
             "the present one",
             (1, 90),
@@ -195,12 +197,12 @@ proptest! {
 
         prop_assert!(!gone.contains(&present));
         prop_assert!(good.is_empty() || left.iter().any(|one| is_good(&one.id)));
-        // More backups than the limit remain only if they include the current one and the
-        // last good one.
+        // The number of remaining backups exceeds the limit by at most two: the current
+        // backup and the last good backup.
         prop_assert!(left.len() <= most + 2);
         prop_assert!(left.len() >= most.min(3).min(all.len()));
-        // If all backups have numbers, the newest good one remains, and a second call at
-        // the same moment removes nothing more.
+        // If every backup has a number, the newest good backup remains, and a second call
+        // at the same moment removes nothing more.
         if all.iter().all(|one| one.number.is_some()) {
             let newest = all.iter().rev().find(|one| is_good(&one.id));
             prop_assert!(newest.is_none_or(|one| !gone.contains(&one.id)));
@@ -243,7 +245,7 @@ fn lock(root: &TempDir) -> RootLock {
         .unwrap()
 }
 
-/// A file that only looks like a backup is kept, and does not count as one.
+/// A file that only looks like a backup is kept, and does not count as a backup.
 #[test]
 fn only_what_is_digestfixs_own_is_removed() {
     let root = scratch();
@@ -294,7 +296,7 @@ fn only_what_is_digestfixs_own_is_removed() {
     assert_eq!(left, [&ids[3], &ids[4]]);
 }
 
-/// The newest backups are not complete stores, so the newest complete one is kept.
+/// The newest backups are incomplete, so the newest complete backup is kept.
 #[test]
 fn the_last_good_store_stays() {
     let root = scratch();
@@ -339,7 +341,7 @@ fn records_stay_with_their_backups() {
     let expected: Vec<u64> = (0..2).chain(3..count).collect();
     assert_eq!(
         left, expected,
-        "the present one, one with its backup, the newest"
+        "the current record, the record with a backup, the newest records"
     );
-    assert_eq!(broken.len(), 1, "what is not understood is not removed");
+    assert_eq!(broken.len(), 1, "a record that cannot be read stays");
 }

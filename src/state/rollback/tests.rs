@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use super::*;
 use crate::state::history::tests::record;
@@ -64,7 +64,7 @@ fn the_newest_that_stands_is_chosen() {
             Some("a"),
         ),
         (vec![done("a", 1), back("b", 2, "a")], None),
-        // The rollback was rolled back too, so the transaction is in effect again.
+        // The rollback itself was rolled back, so the transaction is in effect again.
         (
             vec![done("a", 1), back("b", 2, "a"), back("c", 3, "b")],
             Some("a"),
@@ -134,7 +134,8 @@ fn what_cannot_be_taken_back_is_refused_by_name() {
     assert!(reversal(&records, Some("b"), "overlay2").is_ok());
 }
 
-/// As long as a transaction may still be running, the newest transaction is not known.
+/// As long as a transaction may still be running, digestfix does not know which
+/// transaction is the newest.
 #[test]
 fn one_that_has_not_ended_is_waited_for() {
     let records = [done("a", 1), with("b", 2, None)];

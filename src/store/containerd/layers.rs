@@ -28,10 +28,10 @@ fn layers(manifest: &str) -> Option<impl Iterator<Item = Digest>> {
 }
 
 impl ContainerdStore {
-    /// Whether the content store contains an image's layers in the form that these
-    /// manifests name. The check looks only for files, which may belong to another client
-    /// of containerd. An image that is unpacked runs without these layers, but Docker can
-    /// neither save nor push it.
+    /// Whether the content store contains all layer blobs of an image. The image's own
+    /// manifests in `manifests` name these blobs. The check looks only for files, which
+    /// may belong to another client of containerd. Without these blobs, an unpacked image
+    /// still runs, but Docker can neither save nor push it.
     pub fn has_layers<T: AsRef<str>>(
         &self,
         manifests: &BTreeMap<Digest, T>,
@@ -52,16 +52,17 @@ impl ContainerdStore {
         layers(manifest).is_some_and(|mut layers| layers.all(is_here))
     }
 
-    /// Whether the content store contains any layer that this digest's manifests name.
+    /// Whether the content store contains any layer that the manifests of this digest
+    /// name.
     pub fn holds_layers(&self, digest: &Digest) -> bool {
         let named = self.named_by(digest);
         named.iter().any(|layer| self.content.has(layer))
     }
 
-    /// Whether dropping the references in `without` also removes layers of this digest
-    /// from the content store. A layer is removed if no other reference with its own
-    /// record has a manifest that names the layer. Loading manifests would not restore a
-    /// removed layer.
+    /// Whether layers of this digest disappear from the content store if the references
+    /// in `without` are dropped. A layer disappears if no other reference with its own
+    /// record has a manifest that names the layer. Loading manifests would not restore
+    /// such a layer.
     pub fn loses_layers(&self, digest: &Digest, without: &BTreeSet<&Reference>) -> bool {
         let mut held = self.named_by(digest);
         held.retain(|layer| self.content.has(layer));
@@ -79,8 +80,8 @@ impl ContainerdStore {
         !held.is_empty()
     }
 
-    /// Every layer that a manifest names. For an index, every layer that its manifests in
-    /// the content store name.
+    /// Every layer that a manifest names. For an index, every layer that a manifest below
+    /// the index names, if the content store contains this manifest.
     fn named_by(&self, target: &Digest) -> BTreeSet<Digest> {
         let mut cache = self.layers.borrow_mut();
         let named = cache.entry(target.clone()).or_insert_with(|| {

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use super::*;
 use crate::image::digest::Algorithm;
@@ -34,7 +34,7 @@ fn a_loaded_image_has_the_id_of_its_config_and_no_digest() {
     }
 }
 
-/// `docker images` shows the generated digest, so a user may claim it.
+/// `docker images` shows the generated digest, so a user may claim this digest.
 #[test]
 fn a_digest_that_was_made_up_counts_when_it_is_vouched_for() {
     let engine = FakeImages::new();
@@ -63,8 +63,7 @@ fn a_pulled_image_has_the_digest_that_its_tag_leads_to() {
     let here = read(&engine);
     let pinned = reference(&format!("lab/app@{digest}"));
     assert!(here.store.points_at(&pinned, &image));
-    // The digest does not have its own record, so removing the tag also removes the
-    // digest.
+    // The digest has no record of its own, so removing the tag also removes the digest.
     assert!(!here.has_another(&[&reference("lab/app:v1")].into(), &image));
     assert!(here.has_another(&[&pinned].into(), &image));
 }
@@ -97,8 +96,8 @@ fn what_is_not_listed_is_found_when_it_is_asked_for() {
     assert!(here.has_layers(&proof, &image), "its layer came");
 }
 
-/// containerd lists every name. Only the engine knows whether it finds a name without its
-/// blobs.
+/// containerd lists every name. If the blobs of a name are missing, only the engine knows
+/// whether it finds the image.
 #[test]
 fn what_is_not_listed_is_had_from_containerd() {
     let engine = FakeImages::new();
@@ -126,11 +125,11 @@ fn what_is_not_listed_is_had_from_containerd() {
     }
     assert_eq!(engine.requests.get(), 0);
     let found = block_on(here.find(&engine, &empty)).unwrap();
-    assert_eq!(found, None, "the engine itself says so");
+    assert_eq!(found, None, "the engine finds no such image");
 }
 
-/// Docker 28.5 shows missing layers in its list. Docker 29 does not, but it marks each
-/// manifest whose layers are missing. The content store shows them in both cases.
+/// Docker 28.5 shows in its list that layers are missing. Docker 29 marks each manifest
+/// whose layers are missing. The content store shows missing layers with both versions.
 #[test]
 fn missing_layers_are_seen_on_every_engine() {
     for (is_29, of_another, has_containerd) in [
@@ -169,7 +168,7 @@ fn missing_layers_are_seen_on_every_engine() {
             assert!(!here.is_hollow(&pinned[0]), "its layer came");
             assert!(
                 !here.is_hollow(&pinned[1]),
-                "another platform's does not matter"
+                "layers for another platform do not matter"
             );
         }
     }
@@ -191,7 +190,11 @@ fn an_image_without_a_name_is_here_and_told_by_what_docker_calls_it() {
         .records
         .borrow_mut()
         .insert(reference("lab/app:v1"), target);
-    assert_eq!(read(&engine).nameless().count(), 0, "it has one by now");
+    assert_eq!(
+        read(&engine).nameless().count(),
+        0,
+        "the image has a name now"
+    );
 }
 
 #[test]
@@ -210,7 +213,8 @@ fn of_an_index_the_image_for_this_machine_counts() {
         .borrow_mut()
         .insert(pinned.clone(), digest.clone());
     assert!(read(&engine).store.points_at(&pinned, &image));
-    // Without the image for its own platform, the engine uses the other image.
+    // The index contains two images. If the image for the engine's own platform is
+    // missing, the engine uses the image for the other platform.
     engine.lose(&of(&served(&image)));
     assert!(read(&engine).store.points_at(&pinned, &foreign));
     engine.lose(&of(&served(&foreign)));
@@ -220,7 +224,7 @@ fn of_an_index_the_image_for_this_machine_counts() {
     assert!(here.nothing_was_read());
 }
 
-/// Docker 28.5 keeps such a reference.
+/// Docker 28.5 keeps a reference whose manifest is missing.
 #[test]
 fn a_reference_without_its_manifest_is_none() {
     let engine = FakeImages::new();
@@ -232,7 +236,8 @@ fn a_reference_without_its_manifest_is_none() {
     assert_eq!(read(&engine).store.get(&pinned), None);
 }
 
-/// The blobs may belong to another namespace: the engine does not list the image by name.
+/// The blobs may belong to another namespace of containerd: the engine does not list the
+/// image by name.
 #[test]
 fn the_engine_tells_what_it_has_no_layers_of() {
     for (is_new, has_containerd) in [(false, false), (true, false), (false, true), (true, true)] {

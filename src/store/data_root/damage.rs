@@ -10,8 +10,8 @@ use super::ImageDir;
 use crate::store::repositories::{FILE_NAME, MAX_BYTES, Store, StoreError};
 use crate::sys::plain_file::{self, Links};
 
-/// The text between the name of the file and the ID of the transaction in a backup's
-/// name.
+/// In the name of a backup, the text between the name of the file and the ID of the
+/// transaction.
 const BACKUP: &str = ".digestfix-";
 
 /// The number of backups to check, beginning with the newest.
@@ -21,12 +21,13 @@ const MOST_BACKUPS: usize = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
     Empty,
-    /// The file system allocated space, but nothing was written to it.
+    /// The file contains only zeros: the file system allocated space, but no data reached
+    /// the disk.
     Zeros,
     CutShort,
     /// The file begins with a byte-order mark, which Docker cannot parse.
     Marked,
-    /// JSON with other content than a reference store, or not JSON at all.
+    /// The file is not JSON, or is JSON with other content than a reference store.
     Other,
 }
 
@@ -45,11 +46,11 @@ impl Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "it is empty, as after a power cut or with a full disk",
-            Self::Zeros => "it holds nothing but zeros, as after a power cut",
-            Self::CutShort => "it is cut short",
-            Self::Marked => "it begins with a byte-order mark, which Docker cannot read",
-            Self::Other => "it is not what Docker writes",
+            Self::Empty => "the file is empty, as after a power cut or on a full disk",
+            Self::Zeros => "the file contains only zeros, as after a power cut",
+            Self::CutShort => "the file is cut short",
+            Self::Marked => "the file begins with a byte-order mark, which Docker cannot read",
+            Self::Other => "the file is not a reference store as Docker writes it",
         })
     }
 }
@@ -93,7 +94,7 @@ fn is_whole(path: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::os::unix::fs::symlink;
 

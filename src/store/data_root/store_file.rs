@@ -15,16 +15,16 @@ use crate::sys::plain_file::{self, Links, PlainFileError};
 /// The size in bytes of the buffer for comparing a file piece by piece.
 const AT_ONCE: usize = 256 * 1024;
 
-/// The size in bytes from which two threads read a file. Most of the time is spent on the
-/// memory that receives the bytes, so two threads are faster.
+/// The size in bytes from which two threads read a file. Two threads are faster, because
+/// most of the time goes into the kernel's setup of the memory that receives the bytes.
 const LARGE: usize = 1 << 20;
 
 /// Two changes of a file within this time may have the same timestamp. The kernel's clock
 /// for timestamps advances at least every 10 ms.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Like [`TICK`], for a file system with timestamps in seconds (ext4 with inodes of 128
-/// bytes) or in steps of two seconds (vfat).
+/// Like [`TICK`], but for a file system that stores timestamps in seconds (ext4 with
+/// inodes of 128 bytes) or in steps of two seconds (vfat).
 const COARSE_TICK: Duration = Duration::from_secs(3);
 
 /// The reference store at one point in time.
@@ -41,7 +41,7 @@ struct Stamp {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
-    /// Whether every later change of the file will have another timestamp.
+    /// Whether every later change of the file will give the file another timestamp.
     is_settled: bool,
 }
 
@@ -67,8 +67,8 @@ impl Stamp {
     }
 }
 
-/// Whether every change from now on will get a later timestamp than this one. Both times
-/// are counted from 1970.
+/// Whether every change from now on will get a timestamp later than the given timestamp.
+/// Both arguments count from the year 1970.
 fn is_past((seconds, nanos): (i64, i64), now: Duration) -> bool {
     let tick = if nanos == 0 { COARSE_TICK } else { TICK };
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
@@ -118,7 +118,7 @@ impl ImageDir {
         read(file, metadata.len()).map_err(ReadError::io(&path))
     }
 
-    /// Whether the reference store has not changed since the snapshot.
+    /// Whether the reference store has not changed since digestfix took the snapshot.
     pub fn is_still(&self, seen: &Snapshot) -> Result<bool, ReadError> {
         let (_, metadata) = self.open_store(&self.store_path())?;
         if seen.stamp.shows_no_change(&metadata) {
@@ -195,7 +195,7 @@ fn read(mut file: File, size: u64) -> io::Result<Vec<u8>> {
             || file.read_exact_at(other, halfway),
         );
         match one.and(other) {
-            // The file has become shorter.
+            // The file has become shorter since digestfix read its size.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes.clear(),
             read => read?,
         }

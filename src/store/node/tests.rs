@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use super::*;
 use crate::image::digest::Algorithm;
@@ -27,7 +27,7 @@ fn only_names_that_the_cri_finds_are_references() {
         node.tag(name, &target);
     }
     node.tag(&format!("docker.io/lab/app:v1@{target}"), &target);
-    // A record that does not lead to an image, such as the record of an artifact.
+    // A record that does not point at an image, such as the record of an artifact.
     let strange = node.blob("{}");
     node.tag("docker.io/lab/chart:v1", &strange);
     let here = read(&node);

@@ -2,22 +2,23 @@
 //! positions of its references.
 //!
 //! A host may have hundreds of thousands of references, but a run needs only a few of
-//! them. So a reference is copied and parsed only when it is needed. Its entry in the
-//! index takes 16 bytes.
+//! them. So digestfix copies and parses a reference only when the run needs it. In the
+//! index, a reference takes 16 bytes.
 
 use std::ops::Range;
 
 use serde_json::value::RawValue;
 
-/// A key of the file's outermost object. Keys stay in the order of the file.
+/// A key of the file's outermost JSON object. These keys stay in the order of the file.
 #[derive(Debug, Clone)]
 pub(super) enum TopLevel {
     Repositories,
     Unknown { key: String, value: Box<RawValue> },
 }
 
-/// A part of [`File::text`]. A position behind the end of the text is in
-/// [`File::unescaped`]. Files have fewer than 2^32 bytes, so 32 bits suffice.
+/// A part of [`File::text`]. If `start` lies behind the end of the text, this is a part
+/// of [`File::unescaped`]. Files have fewer than 2^32 bytes, so 32 bits are enough for a
+/// position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub start: u32,
@@ -25,7 +26,8 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// A span. `None` if a number does not fit into 32 bits.
+    /// A span with this start and length. `None` if one of the two numbers does not fit
+    /// into 32 bits.
     pub(super) fn new(start: usize, len: usize) -> Option<Self> {
         Some(Self {
             start: start.try_into().ok()?,
@@ -57,9 +59,9 @@ pub(super) struct Pair {
 #[derive(Debug)]
 pub(super) struct File {
     pub text: String,
-    /// Strings that contain escapes in the text, in unescaped form.
+    /// The unescaped form of the strings that contain escapes in the text.
     pub unescaped: String,
-    /// Whether the text contains no unescaped character that Go would escape.
+    /// Whether the text escapes every character that Go would escape.
     pub is_plain: bool,
     /// The repositories, sorted by name.
     pub repositories: Vec<Repository>,
@@ -118,7 +120,7 @@ impl File {
     }
 }
 
-/// The text at a span.
+/// The string at a span: a part of the text, or of the unescaped strings.
 pub(super) fn piece<'a>(text: &'a str, unescaped: &'a str, span: Span) -> &'a str {
     let range = span.range();
     match range.start.checked_sub(text.len()) {

@@ -5,8 +5,8 @@
 //! Go before 1.22 writes backspace and form feed as `\u0008` and `\u000c`. Later versions
 //! write `\b` and `\f`, and so does this writer. No reference contains either character.
 //!
-//! If the file's text already has this form, the writer reuses it, in pieces as large as
-//! possible.
+//! If the file's text already has the form that Go writes, the writer reuses this text,
+//! in pieces as large as possible.
 
 use std::io;
 use std::ops::Range;
@@ -28,13 +28,13 @@ pub struct Text {
 
 #[derive(Debug)]
 enum Piece {
-    /// A range of the file from which the store was read.
+    /// A range of the bytes in the file that digestfix read.
     Read(Range<usize>),
     New(Vec<u8>),
 }
 
 impl Text {
-    /// The bytes, in order.
+    /// The bytes of the text, in order.
     pub fn pieces(&self) -> Vec<&[u8]> {
         let text = self.file.text.as_bytes();
         let pieces = self.pieces.iter().map(|piece| match piece {
@@ -121,13 +121,13 @@ impl Writer<'_> {
         let mut serializer = serde_json::Serializer::with_formatter(&mut json, GoFormatter);
         // Serializing a string to memory cannot fail.
         if let Err(error) = text.serialize(&mut serializer) {
-            unreachable!("a string could not be put into memory: {error}");
+            unreachable!("a string could not be serialized: {error}");
         }
         self.literal(&json);
     }
 
-    /// Appends bytes. If the same bytes follow the last piece in the file, extends that
-    /// piece instead.
+    /// Appends bytes. If the last piece is a range of the file, and these bytes follow
+    /// the range in the file, extends the range instead.
     fn literal(&mut self, bytes: &[u8]) {
         match self.pieces.last_mut() {
             Some(Piece::Read(range)) => {

@@ -11,15 +11,15 @@ use crate::store::repositories::{MAX_BYTES, REPOSITORIES, StoreError};
 use crate::sys::at_once::at_once;
 use crate::sys::strict_json::folds_to;
 
-/// The deepest nesting of objects and arrays, including the outermost object, that Go's
-/// parser accepts (`encoding/json`, `scanner.go`, since Go 1.15).
+/// The deepest nesting that Go's parser accepts. The outermost object counts too
+/// (`encoding/json`, `scanner.go`, since Go 1.15).
 const MAX_NESTING: usize = 10_000;
 
 /// The size in bytes from which a second thread makes parsing faster.
 const LARGE: usize = 1 << 20;
 
 /// Parses a file: one JSON object with the right keys and types. Only white space may
-/// surround it.
+/// surround the object.
 pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(StoreError::TooLarge {
@@ -63,8 +63,9 @@ pub(super) fn read(bytes: Vec<u8>) -> Result<File, StoreError> {
     })
 }
 
-/// Whether the text contains none of the characters that Go escapes but other writers do
-/// not. (0xe2 is the first byte of U+2028 and U+2029, among others.)
+/// Whether the text contains none of these characters: Go escapes them, but other
+/// programs may write them unescaped. (0xe2 is the first byte of U+2028 and U+2029, among
+/// others.)
 fn is_plain(text: &[u8]) -> bool {
     memchr::memchr3(b'<', b'>', b'&', text).is_none() && memchr::memchr(0xe2, text).is_none()
 }
@@ -109,7 +110,7 @@ impl Index<'_> {
         Span::new(start, string.len())
     }
 
-    /// Stores a string that contains escapes in the text.
+    /// Stores the unescaped form of a string that contains escapes in the text.
     fn keep(&mut self, string: &str) -> Option<Span> {
         let start = self.text.len() + self.unescaped.len();
         self.unescaped.push_str(string);
@@ -117,15 +118,15 @@ impl Index<'_> {
     }
 
     fn count(&self) -> u32 {
-        // The number of pairs fits into 32 bits, because a pair takes more than one byte
-        // of the text, and the text has fewer than 2^32 bytes.
+        // The number of pairs fits into 32 bits: a pair takes more than one byte of the
+        // text, and the text has fewer than 2^32 bytes.
         u32::try_from(self.pairs.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// Finds duplicate keys of an object. Go writes sorted keys, so comparing each key with
-/// the previous one is enough. Once a key is out of order, a set of all keys is used
-/// instead.
+/// Finds duplicate keys of an object. Go writes sorted keys, so it is enough to compare
+/// each key with the previous key. Once a key is out of order, digestfix looks up each
+/// key in a set of all earlier keys instead.
 #[derive(Default)]
 struct Order {
     all: Option<BTreeSet<String>>,
@@ -133,7 +134,7 @@ struct Order {
 
 impl Order {
     /// Adds the next key. Returns false if the key is a duplicate. `earlier` contains the
-    /// keys before it, in their order.
+    /// previous keys, in their order.
     fn takes<'k>(
         &mut self,
         key: &str,
@@ -186,7 +187,7 @@ impl<'de> Visitor<'de> for TopLevelSeed<'_, 'de> {
                 top_level.push(TopLevel::Repositories);
             } else if folds_to(&key, REPOSITORIES) {
                 return Err(A::Error::custom(format_args!(
-                    "the engine reads the key {key:?} as \"Repositories\": rename or remove it"
+                    "the engine reads the key {key:?} as \"Repositories\": rename or remove the key"
                 )));
             } else {
                 if !unknown.insert(key.clone()) {
@@ -197,7 +198,8 @@ impl<'de> Visitor<'de> for TopLevelSeed<'_, 'de> {
                 // parser does: with deeper nesting, the engine would not start.
                 if nesting(value.get()) >= MAX_NESTING {
                     return Err(A::Error::custom(format_args!(
-                        "the value of {key:?} is nested deeper than the engine reads ({MAX_NESTING})"
+                        "the value of {key:?} is nested too deeply: the engine reads at most \
+                         {MAX_NESTING} levels"
                     )));
                 }
                 top_level.push(TopLevel::Unknown { key, value });
@@ -310,8 +312,8 @@ impl<'de> Visitor<'de> for RepositorySeed<'_, 'de> {
 /// Reads a string as a position in the text.
 struct StringSeed<'i, 't> {
     index: &'i mut Index<'t>,
-    /// The repository and the reference of an image ID, for the error message. `None` if
-    /// the string is not an image ID.
+    /// If the string is the value of a reference: the repository and the reference, for
+    /// the error message. `None` if the string is a key.
     value_of: Option<(Span, Span)>,
 }
 
@@ -338,7 +340,7 @@ impl<'de> Visitor<'de> for StringSeed<'_, 'de> {
         match self.value_of {
             Some((repository, key)) => write!(
                 f,
-                "an image ID as a string for reference {:?} in repository {:?}",
+                "a string with the image ID for reference {:?} in repository {:?}",
                 self.index.str(key),
                 self.index.str(repository)
             ),

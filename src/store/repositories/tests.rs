@@ -126,7 +126,8 @@ fn characters_are_escaped_as_go_does() {
     assert_eq!(text(&parse(file)), file);
 }
 
-/// Go would have escaped these characters, but another editor may not have.
+/// Go escapes these characters, but a file from another editor may contain them
+/// unescaped.
 #[test]
 fn characters_that_go_escapes_are_escaped_wherever_they_come_from() {
     for (read, written) in [("<", "\\u003c"), ("&", "\\u0026"), ("\u{2028}", "\\u2028")] {
@@ -172,7 +173,7 @@ fn every_misfit_is_kept_and_says_what_is_wrong() {
         key: key.to_owned(),
     };
     let misplaced = |repository: &str, key: &str| Some(place(repository, key));
-    // `None` stands for a reference that does not parse.
+    // `None` stands for a reference that digestfix cannot parse.
     let table = [
         ("a", format!("a:@{DIGEST}"), ID, None),
         ("a", "a:.x".to_owned(), ID, None),
@@ -252,17 +253,17 @@ fn every_misfit_is_kept_and_says_what_is_wrong() {
     }
     assert_eq!(
         misfits(&format!(r#"{{"Repositories":{{"a":{{"b:1":"{ID}"}}}}}}"#))[0].to_string(),
-        r#"the engine looks for it as "b:1" under "b", not here"#
+        r#"the engine looks for this reference as "b:1" under "b", not at this place"#
     );
 }
 
-/// The message ends with a line and a column. Both count from 1. The column is the
-/// position of the last byte that was read.
+/// The error message ends with a line and a column. Lines and columns count from 1. The
+/// column is the position of the last byte that was read.
 #[test]
 fn what_is_no_store_is_refused_with_its_place() {
     let id = format!("\"{ID}\"");
     let table: Vec<(String, &str, &str)> = [
-        // Duplicates at each level.
+        // Duplicate keys at each level of the JSON.
         (
             r#"{"Repositories":{},"Repositories":{}}"#,
             r#"duplicate key "Repositories""#,
@@ -319,7 +320,7 @@ fn what_is_no_store_is_refused_with_its_place() {
             r#"reads the key "repoSitories""#,
             "line 2 column 14",
         ),
-        // Wrong types at each level.
+        // Wrong types at each level of the JSON.
         (
             "null",
             "null instead of an object with the key \"Repositories\"",
@@ -364,44 +365,52 @@ fn what_is_no_store_is_refused_with_its_place() {
         ),
         (
             "{\"Repositories\":{\"a\":{\"a:1\":null}}}",
-            "null instead of an image ID as a string for reference \"a:1\" in repository \"a\"",
+            "null instead of a string with the image ID for reference \"a:1\" in repository \"a\"",
             "line 1 column 32",
         ),
         (
             "{\"Repositories\":{\"a\":{\"a:1\":1}}}",
-            "1 instead of an image ID",
+            "1 instead of a string with the image ID",
             "line 1 column 29",
         ),
         (
             "{\"Repositories\":{\"a\":{\"a:1\":1.5}}}",
-            "1.5 instead of an image ID",
+            "1.5 instead of a string with the image ID",
             "line 1 column 31",
         ),
         (
             "{\"Repositories\":{\"a\":{\"a:1\":[]}}}",
-            "a list instead of an image ID",
+            "a list instead of a string with the image ID",
             "line 1 column 28",
         ),
         (
             "{\"Repositories\":{\"a\":{\"a:1\":{}}}}",
-            "an object instead of an image ID",
+            "an object instead of a string with the image ID",
             "line 1 column 28",
         ),
         (
             "{\"Repositories\":{\"a\":{\"a:1\":false}}}",
-            "false instead of an image ID",
+            "false instead of a string with the image ID",
             "line 1 column 33",
         ),
         // Texts that are not valid JSON.
         ("", "ends too early", "line 1 column 0"),
         (" \n", "ends too early", "line 2 column 0"),
-        ("\u{feff}{}", "it is not JSON", "line 1 column 1"),
-        ("{}x", "there is text after its end", "line 1 column 3"),
-        ("{}\n{}", "there is text after its end", "line 2 column 1"),
-        ("{}\0", "there is text after its end", "line 1 column 3"),
+        ("\u{feff}{}", "the text is not JSON", "line 1 column 1"),
+        ("{}x", "text follows the end of the JSON", "line 1 column 3"),
+        (
+            "{}\n{}",
+            "text follows the end of the JSON",
+            "line 2 column 1",
+        ),
+        (
+            "{}\0",
+            "text follows the end of the JSON",
+            "line 1 column 3",
+        ),
         (
             "{\"Repositories\":{}},",
-            "there is text after its end",
+            "text follows the end of the JSON",
             "line 1 column 20",
         ),
         (
@@ -497,7 +506,7 @@ fn deep_nesting_is_an_error_and_nothing_worse() {
     }
 }
 
-/// The engine's parser accepts 10,000 levels, including the outermost object.
+/// The engine's parser accepts 10,000 levels of nesting, including the outermost object.
 #[test]
 fn an_unknown_value_may_nest_as_deep_as_the_engine_reads() {
     let file = |depth: usize, open: &str, close: &str| {
@@ -513,7 +522,7 @@ fn an_unknown_value_may_nest_as_deep_as_the_engine_reads() {
         for depth in [10_000, 1_000_000] {
             let said = refused(&file(depth, open, close));
             assert!(
-                said.starts_with("the value of \"x\" is nested deeper than the engine reads"),
+                said.starts_with("the value of \"x\" is nested too deeply: the engine reads"),
                 "{said}"
             );
             assert!(said.contains(" at line 2 column "), "{said}");

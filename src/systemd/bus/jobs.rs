@@ -1,5 +1,5 @@
-//! Results of systemd jobs. They come from systemd's signal or, if the signal was lost,
-//! from the unit's state.
+//! Results of systemd jobs. A result comes from systemd's signal or, if the signal was
+//! lost, from the unit's state.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -57,11 +57,11 @@ impl Verb {
     }
 }
 
-/// The result of a job whose signal may have been sent while no connection listened.
+/// The result of a job whose signal was lost and whose unit is not in the expected state.
 const LOST: &str = "lost";
 
-/// The results of jobs that have ended. A result may arrive before the reply that names
-/// its job, so all results are kept.
+/// The results of all jobs that have ended. systemd may report the result of a job before
+/// it replies to the request for that job.
 #[derive(Default)]
 pub(super) struct EndedJobs {
     results: Mutex<HashMap<OwnedObjectPath, String>>,
@@ -80,13 +80,13 @@ impl EndedJobs {
                     ended.put(args.job.clone(), args.result.clone());
                 }
             }
-            // Wake the waiting callers, because they need another connection now.
+            // Wake the waiting callers, because they now need another connection.
             ended.news.notify_waiters();
         })
     }
 
-    /// Waits for the result of a job. Returns `None` after `within`, or as soon as
-    /// `is_over` returns true because waiting has become useless.
+    /// Waits for the result of a job. Returns `None` after the timeout `within`, or
+    /// earlier if `is_over` returns true.
     pub(super) async fn result(
         &self,
         job: &Job,
@@ -123,7 +123,7 @@ impl EndedJobs {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

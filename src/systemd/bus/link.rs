@@ -13,8 +13,9 @@ use super::interface::{Login1Proxy, ManagerDict, Systemd1Proxy, UnitPropertiesPr
 use super::jobs::EndedJobs;
 use super::private;
 
-/// Timeout for a reply. The slowest call makes systemd read all unit files again, which
-/// takes seconds on a large host. systemd replies without waiting for jobs.
+/// Timeout for a reply. The slowest call is `Reload`, in which systemd reads all unit
+/// files again. On a large host, this takes seconds. Job requests take less time, because
+/// systemd replies before the job has ended.
 const REPLY_WITHIN: Duration = Duration::from_secs(120);
 
 /// The transport of a connection to systemd.
@@ -34,7 +35,7 @@ impl Way {
     }
 }
 
-/// A connection, with the D-Bus interfaces used over it.
+/// A connection to systemd, with its D-Bus interfaces.
 pub(super) struct Link {
     pub(super) way: Way,
     connection: Connection,
@@ -42,7 +43,7 @@ pub(super) struct Link {
     listener: JoinHandle<()>,
 }
 
-/// Stops the listener task, because it would keep an unused connection open.
+/// Stops the listener task, which would otherwise keep an unused connection open.
 impl Drop for Link {
     fn drop(&mut self) {
         self.listener.abort();
@@ -50,7 +51,8 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Connects, and from then on adds the result of every job that ends to `ended`.
+    /// Connects to systemd. From then on, adds the result of each job to `ended` when the
+    /// job has ended.
     pub(super) async fn open(way: Way, ended: &Arc<EndedJobs>) -> zbus::Result<Self> {
         let builder = match way {
             Way::Bus => Builder::system(),
@@ -111,7 +113,8 @@ impl Link {
         Ok(lock.into())
     }
 
-    /// The process ID that the bus reports for this process. `None` without a bus.
+    /// The process ID that the D-Bus daemon reports for this process. `None` if the
+    /// connection does not use the bus.
     pub(super) async fn own_pid(&self) -> zbus::Result<Option<u32>> {
         let Some(name) = self.connection.unique_name() else {
             return Ok(None);
@@ -127,14 +130,14 @@ impl Link {
         self.connection.is_closed()
     }
 
-    /// Whether this error means that the connection is lost, so that another one may
+    /// Whether this error means that the connection is lost, so that a new connection may
     /// work.
     pub(super) fn is_lost(&self, error: &zbus::Error) -> bool {
         self.is_closed() || matches!(error, zbus::Error::InputOutput(_)) || is_absent(error)
     }
 }
 
-/// Whether the bus answered that systemd is not connected to the bus.
+/// Whether the D-Bus daemon answered that it cannot reach systemd.
 pub(in crate::systemd) fn is_absent(error: &zbus::Error) -> bool {
     let zbus::Error::FDO(error) = error else {
         return false;

@@ -1,10 +1,11 @@
-//! systemd's private socket: D-Bus without a bus daemon, for root only. It exists as long
-//! as systemd runs, and `systemctl` uses it too.
+//! Connects to systemd's private socket, which speaks D-Bus without a bus daemon. Only
+//! root can use this socket. The socket exists as long as systemd runs, and `systemctl`
+//! uses it too.
 //!
 //! In each message on this socket, systemd gives its well-known name as the sender. But
-//! the D-Bus specification requires a unique name, and zbus closes the connection if the
-//! sender is another name. So this module reads the messages itself, and replaces the
-//! sender before zbus sees the messages.
+//! the D-Bus specification requires a unique name as the sender, and the D-Bus library
+//! zbus closes the connection otherwise. So this module reads the messages itself, and
+//! replaces the sender before zbus sees the messages.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -22,23 +23,24 @@ pub(super) const PATH: &str = "/run/systemd/private";
 /// The sender that systemd puts into its messages.
 const GIVEN: &[u8] = b"org.freedesktop.systemd1";
 
-/// The replacement: a unique name of the same length.
+/// The sender that replaces systemd's name: a unique name of the same length.
 pub(super) const NAME: &str = ":rg.freedesktop.systemd1";
 
-/// The length of the fixed part of a header, which contains the lengths of the rest.
+/// The length of the fixed part of a message header. This part contains the lengths of
+/// the other parts.
 const FIXED: usize = 16;
 
-/// The longest possible message, in bytes (D-Bus specification, "Message Format").
+/// The maximum length of a message, in bytes (D-Bus specification, "Message Format").
 const LONGEST: usize = 128 << 20;
 
-/// The longest line of the handshake, in bytes. systemd sends only one line, which is
-/// shorter.
+/// The maximum length of a line in the handshake, in bytes. systemd sends only one line,
+/// and this line is shorter.
 const LONGEST_LINE: usize = 256;
 
-/// Connects and authenticates. Returns the builder of the connection.
+/// Connects to the socket and authenticates. Returns a builder for the zbus connection.
 pub(super) async fn connect(path: &str) -> zbus::Result<Builder<'static>> {
     let stream = UnixStream::connect(path).await?;
-    // The digits of the user ID in hexadecimal: `0` is `30`.
+    // Encode each digit of the user ID in hexadecimal. For example, `0` becomes `30`.
     let user = geteuid().to_string();
     let user: String = user.bytes().map(|digit| format!("{digit:02x}")).collect();
     let hello = format!("\0AUTH EXTERNAL {user}\r\nBEGIN\r\n");
@@ -93,7 +95,8 @@ async fn read_line(stream: &UnixStream) -> io::Result<String> {
 struct Reader {
     stream: OwnedReadHalf,
     received: Vec<u8>,
-    /// How many of the first bytes zbus may read.
+    /// The number of received bytes that zbus may read. In these bytes, the sender is
+    /// already replaced.
     ready: usize,
 }
 
@@ -159,7 +162,8 @@ impl WriteHalf for Writer {
     }
 }
 
-/// A number in the fixed part of the header, in the byte order given by the header.
+/// A number in the fixed part of a message header. The first byte of the header tells the
+/// byte order.
 fn number(message: &[u8], at: usize) -> Option<usize> {
     let bytes = message.get(at..at + 4)?.try_into().ok()?;
     let number = match message.first()? {
@@ -169,8 +173,8 @@ fn number(message: &[u8], at: usize) -> Option<usize> {
     usize::try_from(number).ok()
 }
 
-/// The length of the message at the beginning of these bytes. `None` until enough bytes
-/// have arrived.
+/// The length of the message at the beginning of these bytes. Returns `None` if too few
+/// bytes have arrived to tell the length.
 fn length(received: &[u8]) -> io::Result<Option<usize>> {
     let (Some(body), Some(fields)) = (number(received, 4), number(received, 12)) else {
         return Ok(None);
@@ -182,9 +186,8 @@ fn length(received: &[u8]) -> io::Result<Option<usize>> {
     Ok(Some(length))
 }
 
-/// Replaces the sender in the message at the beginning of these bytes. Only the sender
-/// field can match, because the bytes to replace begin with the number and type of that
-/// field.
+/// Replaces the sender in the message at the beginning of these bytes. The search pattern
+/// begins with the code and the type of the sender field, so it matches no other field.
 fn rename_sender(message: &mut [u8]) {
     let order = message.first().copied();
     let Some(fields) = number(message, 12).and_then(|len| message.get_mut(FIXED..FIXED + len))
@@ -205,12 +208,12 @@ fn rename_sender(message: &mut [u8]) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
-    /// A message with one field before the sender. Its body contains a copy of the sender
-    /// field.
+    /// A message with one field before the sender. The message body contains a copy of
+    /// the sender field.
     fn message(big: bool, sender: &[u8]) -> Vec<u8> {
         let number = |number: usize| {
             let number = u32::try_from(number).unwrap();

@@ -8,8 +8,8 @@ use zbus::Variant;
 
 use crate::systemd::{OwnService, Service};
 
-/// Timeout for a program that only reads. The program may read a lot, but Docker keeps
-/// running in the meantime.
+/// Timeout for a program that only reads files. The timeout may be long, because Docker
+/// keeps running in the meantime.
 pub(super) const WITHIN: Duration = Duration::from_secs(15);
 
 /// Properties of a service that runs once, with the environment of another service.
@@ -20,7 +20,7 @@ pub(super) fn like<'a>(
 ) -> [(&'static str, Variant<'a>); 8] {
     [
         ("Description", service.description.as_str().into()),
-        // With this type, the start job ends when the program ends.
+        // With the type `oneshot`, the start job ends when the program ends.
         ("Type", "oneshot".into()),
         ("ExecStart", command(service)),
         ("TimeoutStartUSec", microseconds(WITHIN)),

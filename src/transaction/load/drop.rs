@@ -14,8 +14,8 @@ use crate::transaction::load::steps::Steps;
 use crate::transaction::outcome::Failure;
 
 impl<E: Images> Steps<'_, E> {
-    /// Drops references. Returns those that it did not drop, and those with which Docker
-    /// dropped other references too.
+    /// Drops references. Returns the references that stay, and the dropped references
+    /// along with which Docker dropped others.
     pub(super) async fn drop_all(&self, pins: &[Pin]) -> Result<Vec<Leftover>, Failure> {
         let mut left = Vec::new();
         if pins.is_empty() {
@@ -93,13 +93,14 @@ impl<E: Images> Steps<'_, E> {
         Ok(false)
     }
 
-    /// Fails unless the image of each reference is on this host, under any reference.
+    /// Fails unless the image of each of these references is on this host. The image may
+    /// have another reference.
     pub(super) async fn see_images(&self, pins: &[Pin]) -> Result<(), Failure> {
         let here = self.look(true).await?;
         for pin in pins {
             if !here.images.contains(&pin.image_id) {
                 return Err(Failure::EngineDisagrees(format!(
-                    "the image of {} is not here any more",
+                    "the image of {} is no longer on this host",
                     pin.reference
                 )));
             }
@@ -107,8 +108,8 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// Reads what the engine lists. If `all` is set, also asks for the references that
-    /// the engine may have without listing them.
+    /// Reads the references that the engine lists. If `all` is set, also asks for the
+    /// references that the engine may have without listing them.
     pub(super) async fn look(&self, all: bool) -> Result<ContainerdStore, Failure> {
         let mut here = ContainerdStore::read(self.engine, self.content.clone()).await?;
         if all {

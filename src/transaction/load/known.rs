@@ -8,7 +8,7 @@ use crate::store::data_root::ImageDir;
 /// The references that digestfix has added. The engine may have them without listing
 /// them.
 pub fn known_references(images: &ImageDir) -> Vec<Reference> {
-    // A transaction without an end may have added some of its references.
+    // A transaction that was interrupted may have added some of its references.
     let made = |record: Record| match record.result {
         Some(End::Undone { .. }) => None,
         _ => Some(record.changes),

@@ -1,4 +1,4 @@
-//! Planning for the load method.
+//! Planning for the load method, in which the running Docker loads manifests.
 
 use crate::claims::trust::Trust;
 use crate::docker::engine::EngineError;
@@ -46,7 +46,7 @@ pub async fn planned(
     }
 }
 
-/// For each target of a plan, whether the engine finds it as planned.
+/// For each target of a plan, whether the engine finds the planned image.
 pub async fn answers(
     here: &ContainerdStore,
     plan: &Plan,
@@ -66,8 +66,9 @@ pub async fn answers(
     Ok(answers)
 }
 
-/// Accepts digests that look made up if a manifest proves them, or if the user allows
-/// them with an option. Refuses the others. Returns whether it accepted any.
+/// Some digests look as if Docker made up their manifests. Accepts such a digest if a
+/// manifest proves it, or if the user allows it with an option. Refuses the other
+/// digests. Returns whether it accepted any digest.
 fn accepted(here: &mut ContainerdStore, plan: &Plan, goal: &Goal<'_>) -> Result<bool, PlanError> {
     let insists = matches!(goal, Goal::Claims(request) if request.allow_image_id_digest);
     let (mut any, mut reasons) = (false, Vec::new());
@@ -103,7 +104,7 @@ fn refuse(reasons: Vec<LoadBlocker>) -> Result<(), PlanError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::image::digest::{Algorithm, Digest};

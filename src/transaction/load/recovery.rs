@@ -1,8 +1,9 @@
-//! Recovery of a killed load.
+//! Recovery of a run that was killed while it made Docker load manifests.
 //!
-//! The engine may still be working on a request. So recovery repeats the load: it keeps
-//! the references that the engine already has, and loads the missing ones. If that fails,
-//! or if the killed run was already undoing the load, recovery undoes the load, and
+//! After a run was killed, the engine may still be working on the run's last request. So
+//! recovery repeats the load: it keeps the references that the engine already has, and
+//! loads the missing references. If the repeated load fails, recovery undoes it. If the
+//! killed run was already undoing the load, recovery undoes the load too. Recovery
 //! reports the references that it could not restore. Recovery leaves the load to the next
 //! run only if the engine does not answer, or if the history record cannot be written.
 
@@ -19,8 +20,9 @@ use crate::transaction::load::{Running, known_references};
 use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::recovery::{finish, note, record};
 
-/// Finishes the load of `journal` while Docker runs. Returns the references that are
-/// neither in their old nor in their planned state. On an error, the journal stays.
+/// Finishes the load that `journal` describes. Docker must be running. Returns the
+/// references that are neither in their old nor in their planned state. If this fails,
+/// the journal stays on disk.
 pub async fn recover<M: ServiceManager, E: Images>(
     journal: &Journal,
     load: &Load,
@@ -73,7 +75,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
         (None, []) => (
             Side::Old,
             Step::UndoLoad,
-            "the running engine has the references as they were".to_owned(),
+            "the running engine has its former references again".to_owned(),
         ),
         (None, left) => (
             Side::Other,
@@ -88,7 +90,7 @@ pub async fn recover<M: ServiceManager, E: Images>(
 }
 
 /// Ends a load that the engine cannot finish, because Docker now uses another image
-/// store. On an error, the journal stays.
+/// store. If this fails, the journal stays on disk.
 pub async fn abandon<M: ServiceManager>(
     journal: &Journal,
     images: &ImageDir,

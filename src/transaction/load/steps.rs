@@ -18,22 +18,23 @@ use crate::transaction::leftover::{Leftover, Why, went_along};
 use crate::transaction::load::work::archive;
 use crate::transaction::outcome::Failure;
 
-/// The most references in one load request. The engine takes about 20 ms for each
-/// reference, and has to answer the request within 30 s.
+/// The maximum number of references in one load request. The engine takes about 20 ms for
+/// each reference, and has to answer the request within 30 s.
 const LOADED_AT_ONCE: usize = 50;
 
-/// If there are at most this many references, digestfix asks for each one by name. If
-/// there are more, digestfix asks for a sample of this size.
+/// digestfix asks the engine for at most this many references by name. If there are more
+/// references, digestfix asks for a sample.
 const ASKED_FOR: usize = 8;
 
-/// After a request without an answer, how long to wait until the engine has finished the
-/// request, or answers again.
+/// If the engine does not answer a request, undo waits at most this long for the engine
+/// to answer again and to finish the request.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// The engine has settled when this many checks in a row find no change.
+/// Once this many checks in a row find no change, undo assumes that the engine has
+/// finished the request.
 const QUIET_LOOKS: u32 = 4;
 
-/// The engine, and the data for requests to it.
+/// The engine, and the data that requests to the engine need.
 #[derive(Debug)]
 pub(super) struct Steps<'a, E> {
     pub engine: &'a E,
@@ -44,8 +45,8 @@ pub(super) struct Steps<'a, E> {
 }
 
 impl<E: Images> Steps<'_, E> {
-    /// Loads references. Does not send a config that the engine already has: the engine
-    /// would write it again, and the load would have to wait for the disk.
+    /// Loads references. Does not send an image config that the engine already has: the
+    /// engine would write the config again, and the load would have to wait for the disk.
     pub(super) async fn load(&self, pins: &[Pin]) -> Result<(), Failure> {
         let listing = self.listing(pins.len()).await?;
         let config = |image: &ImageId| self.content.config(image);
@@ -57,9 +58,10 @@ impl<E: Images> Steps<'_, E> {
         Ok(())
     }
 
-    /// Checks that the engine has the added references with their manifests, would run
-    /// the right image for each, and has none of the dropped references. Returns those
-    /// added references whose layers are missing according to the engine.
+    /// Checks that the engine has the added references with their manifests, and would
+    /// run the right image for each. Also checks that the engine has none of the dropped
+    /// references. Returns the added references whose layers are missing, according to
+    /// the engine.
     pub(super) async fn verify(
         &self,
         added: &[Pin],
@@ -70,7 +72,7 @@ impl<E: Images> Steps<'_, E> {
             let found = here.find(self.engine, &pin.reference).await?;
             if !self.is_whole(pin, found) || here.config(&pin.image_id).is_none() {
                 return Err(Failure::EngineDisagrees(format!(
-                    "{} is missing, or its manifest or image is",
+                    "{} is missing, or its manifest or its image is missing",
                     pin.reference
                 )));
             }
@@ -88,7 +90,7 @@ impl<E: Images> Steps<'_, E> {
 
     /// Whether the engine finds the reference under its digest, and containerd has the
     /// config and the manifests that prove the image. Docker 28 also finds a reference
-    /// whose manifest is missing, so this checks the contents too.
+    /// whose manifest is missing, so this function checks the contents too.
     fn is_whole(&self, pin: &Pin, found: Option<Listed>) -> bool {
         let Some(digest) = pin.reference.digest() else {
             return false;
@@ -98,11 +100,11 @@ impl<E: Images> Steps<'_, E> {
             && self.content.config(&pin.image_id).is_some()
     }
 
-    /// The references for which digestfix asks by name. Most references need no question,
-    /// because a manifest names the config of its image by hash. But if an index contains
-    /// several images on this host, the engine picks one by its own rules, so digestfix
-    /// asks. It also asks for a few other references, to notice an engine that behaves
-    /// differently.
+    /// The references for which digestfix asks the engine by name. For most references,
+    /// digestfix need not ask, because the manifest contains the hash of the image's
+    /// config. But if an index contains several images on this host, the engine picks an
+    /// image by its own rules, so digestfix asks. digestfix also asks for a few other
+    /// references, to notice an engine that behaves differently.
     fn to_be_asked_for<'p>(&self, pins: &'p [Pin]) -> impl Iterator<Item = &'p Pin> {
         let every = pins.len().div_ceil(ASKED_FOR);
         let pins = pins.iter().enumerate();
@@ -121,8 +123,8 @@ impl<E: Images> Steps<'_, E> {
         texts.filter(is_image).count() > 1
     }
 
-    /// Checks that the engine runs the reference with the config that the manifest
-    /// proves.
+    /// Checks that the engine would run a reference with the image config that the
+    /// manifest names.
     async fn runs(&self, pin: &Pin) -> Result<(), Failure> {
         let proven = self.content.config(&pin.image_id);
         let proven = proven.map_or_else(Resolved::default, |text| Resolved::of_config(&text));
@@ -130,14 +132,14 @@ impl<E: Images> Steps<'_, E> {
         match proven.difference(&found) {
             None => Ok(()),
             Some(what) => Err(Failure::EngineDisagrees(format!(
-                "for {}, it uses another image than {}, the one that the manifest proves: their {what} \
-                 differ",
+                "for {}, the manifest proves the image {}, but the engine uses another image: \
+                 the {what} of the two images differ",
                 pin.reference, pin.image_id
             ))),
         }
     }
 
-    /// Lists all references that the engine has, if `count` is high. If it is low,
+    /// Lists all references that the engine has, if `count` is high. If `count` is low,
     /// returns an empty listing, and the caller asks for each reference separately.
     async fn listing(&self, count: usize) -> Result<Listing, Failure> {
         Ok(match count {
@@ -146,8 +148,8 @@ impl<E: Images> Steps<'_, E> {
         })
     }
 
-    /// Returns what the engine finds for each reference. Sends one request for all if
-    /// there are many, or one request for each if there are few.
+    /// Returns what the engine finds for each reference. Sends a single request if there
+    /// are many references, or one request for each reference if there are few.
     async fn found<'p>(
         &self,
         pins: impl IntoIterator<Item = &'p Pin>,
@@ -180,8 +182,8 @@ impl<E: Images> Steps<'_, E> {
         Ok(missing.cloned().collect())
     }
 
-    /// Restores the former state of the references. Returns those that it could not
-    /// restore.
+    /// Restores the former state of the references. Returns the references that it could
+    /// not restore.
     pub(super) async fn take_back(
         &self,
         added: &[Pin],
@@ -195,8 +197,9 @@ impl<E: Images> Steps<'_, E> {
         }
     }
 
-    /// Does the same as [`Steps::take_back`] with an engine that did not answer and may still
-    /// carry out the request. Repeats the undo until the engine has settled.
+    /// Does the same as [`Steps::take_back`] after a request that the engine did not
+    /// answer and may still carry out. Repeats the undo until the engine makes no more
+    /// changes.
     pub(super) async fn take_back_late(
         &self,
         added: &[Pin],
@@ -222,7 +225,7 @@ impl<E: Images> Steps<'_, E> {
             if let Some(pin) = self.first_there(added, &left).await?.or(gone) {
                 if Instant::now() > deadline {
                     return Err(Failure::EngineDisagrees(format!(
-                        "it keeps changing {}",
+                        "the engine keeps changing {}",
                         pin.reference
                     )));
                 }
@@ -246,7 +249,8 @@ impl<E: Images> Steps<'_, E> {
         let fresh: BTreeSet<&Reference> = fresh.map(|(pin, _)| &pin.reference).collect();
         match self.load(&missing).await {
             Ok(()) => {}
-            // One bad reference makes the whole load fail, so load each separately.
+            // One bad reference makes the whole load fail, so load each reference
+            // separately.
             Err(Failure::Engine(EngineError::Answer { .. }) | Failure::Archive(_)) => {
                 return self.restore_each(&missing, &fresh).await;
             }
@@ -256,7 +260,9 @@ impl<E: Images> Steps<'_, E> {
         Ok(still
             .map(|pin| Leftover {
                 reference: pin.reference,
-                why: Why::Lost("Docker accepted it, but does not have it".to_owned()),
+                why: Why::Lost(
+                    "Docker accepted the request, but does not have the reference".to_owned(),
+                ),
             })
             .collect())
     }
@@ -291,23 +297,23 @@ impl<E: Images> Steps<'_, E> {
 }
 
 fn still_has(pin: &Pin) -> Failure {
-    Failure::EngineDisagrees(format!("it still has {}", pin.reference))
+    Failure::EngineDisagrees(format!("the engine still has {}", pin.reference))
 }
 
-/// The references whose layers, according to the engine, are missing.
+/// The references whose layers are missing, according to the engine.
 fn hollow(here: &ContainerdStore, pins: &[Pin]) -> Result<Vec<Reference>, Failure> {
     let mut hollow = Vec::new();
     for pin in pins {
         let reference = &pin.reference;
-        // The engine has each of these references. Docker 26 lists only those that are
-        // complete.
+        // The engine has each of these references, but Docker 26 lists only complete
+        // references.
         if here.store.get(reference).is_some() && !here.is_hollow(reference) {
             continue;
         }
         // The engine does not unpack images for a platform that it does not run.
         if !here.runs(&pin.image_id) {
             return Err(Failure::EngineDisagrees(format!(
-                "it does not have the layers of {reference}, which is for another platform"
+                "the engine does not have the layers of {reference}, which is for another platform"
             )));
         }
         hollow.push(reference.clone());

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    /// A claim that comes with a manifest that proves it.
+    /// A claim, and a manifest that proves the claim.
     fn proven(&self) -> Request {
         self.request(&format!("lab/app:v1@{}", self.digest()), &[&self.manifest])
     }
@@ -157,7 +157,7 @@ impl World {
                 &mut told,
                 plan,
             );
-            // Each transaction has its own ID, even within a second.
+            // Give each transaction its own ID, even if two begin in the same second.
             tx.id = format!("T-{}", history::scan(self.root.path(), Some).0.len());
             tx.run(Load::new(running, here, work)).await
         });
@@ -300,7 +300,8 @@ fn an_index_is_loaded_with_the_way_through_it() {
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let content = world.engine.content();
     assert!(content.proof(&of(&text), &world.image).is_some());
-    // The index alone proves nothing. digestfix asks for the manifest of this platform.
+    // The index alone proves nothing. The refusal names the manifest of this platform
+    // that the user must add.
     let refused = World::new().refused(&world.request(&claim, &[&text]));
     let named = format!("linux/amd64 {}", world.digest());
     assert!(refused.contains(&named), "{refused}");
@@ -329,17 +330,22 @@ fn hundreds_are_made_in_few_requests() {
         assert_eq!(outcome.run_only.len(), 300);
         let loads = world.engine.calls.borrow().len();
         assert_eq!(loads, 6);
-        // Three listings, one request for the platform, and two requests for each of the
-        // eight references that it asks for by name.
+        // digestfix sends three requests for listings and one request for the platform.
+        // It also sends two requests for each of the eight references that it asks for by
+        // name.
         let others = world.engine.requests.get() - loads;
         assert!(others <= 4 + 2 * 8, "{others} requests");
-        assert_eq!(world.engine.sent.get(), 0, "its config is there");
+        assert_eq!(
+            world.engine.sent.get(),
+            0,
+            "the engine already has the config"
+        );
         let records = world.engine.records.borrow();
         assert_eq!(records.len(), 1 + 2 * 300);
     }
 }
 
-/// digestfix sends a config if it cannot tell whether the engine has it.
+/// digestfix sends an image config if it cannot tell whether the engine has that config.
 #[test]
 fn a_config_goes_along_where_it_may_not_be_there() {
     let world = World::new();
@@ -348,8 +354,8 @@ fn a_config_goes_along_where_it_may_not_be_there() {
     assert_eq!(world.engine.sent.get(), 1);
 }
 
-/// The engine chooses among several images of an index, so digestfix asks for each such
-/// index.
+/// If an index has several images on this host, the engine chooses one of them, so
+/// digestfix asks for each such index.
 #[test]
 fn each_index_with_a_choice_is_asked_for() {
     let world = World::new();
@@ -386,7 +392,8 @@ fn a_load_that_fails_leaves_nothing() {
     assert!(matches!(world.ends()[..], [Some(End::Undone { .. })]));
 }
 
-/// This was seen with a manifest that lists a config twice.
+/// digestfix notices if the engine runs another image than the one that the manifest
+/// names. A real engine did so after it loaded a manifest that lists a config twice.
 #[test]
 fn an_engine_that_runs_another_image_is_noticed() {
     let world = World::new();
@@ -400,13 +407,13 @@ fn an_engine_that_runs_another_image_is_noticed() {
     else {
         panic!("{outcome:?}");
     };
-    assert!(why.contains("it uses another image than"), "{why}");
+    assert!(why.contains("the engine uses another image"), "{why}");
     assert!(world.is_as_before());
     world.is_finished();
 }
 
-/// This happens with bytes that do not match the digest: the engine records the name but
-/// no manifest.
+/// If the loaded bytes do not match the digest, the engine records the name but no
+/// manifest.
 #[test]
 fn an_engine_without_the_manifest_is_not_believed() {
     for is_new in [false, true] {
@@ -517,7 +524,8 @@ fn what_is_not_for_digestfix_is_refused_with_what_to_do() {
 }
 
 /// A recovery makes the change, no matter whether the run was killed before or after it
-/// sent the request. The engine may still be working on that request.
+/// sent the request. After the run was killed, the engine may still be working on the
+/// request.
 #[test]
 fn a_killed_change_is_made() {
     for was_loaded in [false, true] {
@@ -533,7 +541,11 @@ fn a_killed_change_is_made() {
         assert_eq!(told.0, [Step::Verify]);
         assert!(world.engine.records.borrow().contains_key(&world.pinned()));
         let loads = world.engine.calls.borrow().len();
-        assert_eq!(loads, usize::from(!was_loaded), "none that is not needed");
+        assert_eq!(
+            loads,
+            usize::from(!was_loaded),
+            "recovery loads only if the run has not loaded"
+        );
         world.is_finished();
         let references = Side::New;
         assert_eq!(world.ends(), [Some(End::Recovered { references })]);
@@ -665,7 +677,8 @@ fn what_a_container_uses_stays_and_all_else_is_taken_back() {
     world.is_finished();
 }
 
-/// The shutdown is delayed from before the first request until the run has ended.
+/// digestfix delays a shutdown during the whole run. The delay begins before the first
+/// request.
 #[test]
 fn a_shutdown_waits_for_the_end() {
     let world = World::new();
@@ -682,8 +695,9 @@ fn a_shutdown_waits_for_the_end() {
     assert_eq!(rest, b"");
 }
 
-/// A dropped reference cannot be restored once its image is gone, although the engine
-/// accepts the name.
+/// Once the image of a dropped reference is gone, the reference cannot be restored. The
+/// engine still accepts a request to create the reference, so digestfix must not leave
+/// the name behind.
 #[test]
 fn what_cannot_be_had_back_is_named_and_leaves_no_name() {
     let config = |world: &World| world.image.to_string().parse().unwrap();
@@ -713,7 +727,7 @@ fn a_killed_change_of_an_image_that_is_gone_is_not_made() {
     world.engine.lose(&world.image.to_string().parse().unwrap());
     let (recovered, told) = world.recover();
     assert!(recovered.unwrap().is_empty());
-    assert!(told.1[0].contains("not here any more"), "{:?}", told.1);
+    assert!(told.1[0].contains("no longer on this host"), "{:?}", told.1);
     assert!(
         world
             .engine
@@ -729,7 +743,7 @@ fn a_killed_change_of_an_image_that_is_gone_is_not_made() {
     );
 }
 
-/// Docker 28 claims to have such a digest.
+/// Docker 28 claims to have a digest even if its image is missing.
 #[test]
 fn a_digest_without_its_image_is_not_believed() {
     let world = World::new();
@@ -753,7 +767,7 @@ fn a_digest_without_its_image_is_not_believed() {
     assert!(matches!(loaded, Err(Failure::Archive(_))), "{loaded:?}");
 }
 
-/// If a connection breaks, the engine still carries out the request.
+/// If a connection breaks, the engine still carries out the request that it received.
 #[test]
 fn what_lands_late_is_taken_back_too() {
     let world = World::new();
@@ -762,12 +776,16 @@ fn what_lands_late_is_taken_back_too() {
     let (outcome, _) = world.apply(&world.proven());
     assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
     let calls = world.engine.calls.borrow().clone();
-    assert_eq!(calls.len(), 2, "dropped once more: {calls:?}");
+    assert_eq!(
+        calls.len(),
+        2,
+        "undo drops the reference once more: {calls:?}"
+    );
     assert!(world.is_as_before());
     world.is_finished();
 }
 
-/// Another client pulls the digest meanwhile.
+/// Another client pulls the digest after digestfix has made its plan.
 #[test]
 fn what_somebody_pulls_meanwhile_is_not_taken_back() {
     let world = World::new();
@@ -785,14 +803,16 @@ fn what_somebody_pulls_meanwhile_is_not_taken_back() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// Without a journal, a record without an end counts as a run that changed nothing.
+/// If there is no journal and a history record does not say how its run ended, digestfix
+/// assumes that the run changed nothing. So the journal stays until the record is
+/// written.
 #[test]
 fn an_end_that_cannot_be_noted_leaves_the_journal() {
     let world = World::new();
     world.is_killed(&world.proven(), false);
     let history = history::directory(world.root.path());
-    // A directory in place of the record's temporary file, so that the record cannot be
-    // written.
+    // Put a directory in place of the record's temporary file, so that digestfix cannot
+    // write the record.
     let name = history::path(world.root.path(), &world.killed());
     let in_the_way = name.with_extension("json.new");
     std::fs::create_dir_all(in_the_way.join("full")).unwrap();
@@ -813,13 +833,13 @@ fn an_end_that_cannot_be_noted_leaves_the_journal() {
 fn layers_that_are_here_by_a_digest_alone_are_not_dropped() {
     let world = World::new();
     world.apply(&world.proven());
-    // A pull leaves a layer in this form.
+    // A pull leaves a layer blob in the content store.
     let layer = world.engine.blob(&world.image.to_string());
     let mut request = world.request("", &[]);
     request.removals = vec![world.pinned()];
     let refused = world.refused(&request);
     assert!(
-        refused.contains("no other reference here keeps the layers"),
+        refused.contains("only this reference keeps the layers of its image"),
         "{refused}"
     );
     let other = reference(&format!("lab/other@{}", world.digest()));
@@ -845,7 +865,7 @@ fn layers_that_came_meanwhile_are_not_taken_back() {
     let (recovered, _) = world.recover();
     let left = recovered.unwrap();
     assert!(
-        left[0].contains("no other reference here keeps the layers"),
+        left[0].contains("only this reference keeps the layers of its image"),
         "{left:?}"
     );
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
@@ -861,13 +881,13 @@ fn an_image_that_the_engine_would_not_run_is_refused() {
     let refused = world.refused(&request);
     assert!(refused.contains("another platform"), "{refused}");
     world.engine.blob(&foreign.to_string());
-    assert!(world.drawn(&request).2.is_ok(), "it has its layers");
+    assert!(world.drawn(&request).2.is_ok(), "the image has its layers");
 
     let better = index(&[(of("its own"), "amd64"), (world.digest(), "386")]);
     let claim = format!("lab/app:v1@{}", of(&better));
     let refused = world.refused(&world.request(&claim, &[&better, &world.manifest]));
     assert!(
-        refused.contains("not the one that this Docker would choose"),
+        refused.contains("Docker would choose another image"),
         "{refused}"
     );
 
@@ -886,10 +906,11 @@ fn an_image_that_the_engine_would_not_run_is_refused() {
     let refused = world.refused(&request);
     assert!(refused.contains("unpacks no layers"), "{refused}");
     world.engine.blob(&world.image.to_string());
-    assert!(world.drawn(&request).2.is_ok(), "it has its layers");
+    assert!(world.drawn(&request).2.is_ok(), "the image has its layers");
 }
 
-/// Only the engine's answer counts, regardless of the blobs on disk.
+/// The engine's answer decides whether layers are missing, regardless of the blobs on
+/// disk.
 #[test]
 fn what_runs_only_is_told_after_the_load() {
     for (is_new, has_layers) in [(false, false), (true, false), (true, true), (false, true)] {
@@ -963,10 +984,15 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
         world.engine.fails.set(fails.then_some("load"));
         let (outcome, told) = world.apply(&world.proven());
         if fails {
-            // A record without an end counts as a run that changed nothing. That is true
-            // for this run.
+            // If a history record does not say how its run ended, digestfix assumes that
+            // the run changed nothing. This run did change nothing.
             assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
-            assert!(told.1.last().unwrap().contains("could not be recorded"));
+            assert!(
+                told.1
+                    .last()
+                    .unwrap()
+                    .contains("could not record how this run ended")
+            );
             world.is_finished();
             std::fs::remove_dir_all(in_the_way).unwrap();
             assert!(world.is_as_before());
@@ -977,7 +1003,7 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
         };
         assert!(matches!(problem, Failure::History(_)), "{problem:?}");
         assert!(outcome.watchdog.is_some());
-        assert_eq!(world.killed(), "T-0", "its journal is there");
+        assert_eq!(world.killed(), "T-0", "the journal is still on disk");
         std::fs::remove_dir_all(in_the_way).unwrap();
         world.recover().0.unwrap();
         world.is_finished();
@@ -986,8 +1012,8 @@ fn a_disk_that_is_full_at_the_end_leaves_the_journal() {
     }
 }
 
-/// digestfix cannot keep other clients from using the engine: here, one sets a tag just
-/// before the drop.
+/// digestfix cannot prevent other clients from using the engine. In this test, a client
+/// sets a tag just before the drop.
 #[test]
 fn what_went_along_is_told() {
     let world = World::new();
@@ -1003,7 +1029,10 @@ fn what_went_along_is_told() {
     };
     *world.engine.meanwhile.borrow_mut() = Some(("untag", Box::new(act)));
     let left = world.recover().0.unwrap();
-    assert!(left[0].contains("along with it: lab/app:mine"), "{left:?}");
+    assert!(
+        left[0].contains("also dropped these references: lab/app:mine"),
+        "{left:?}"
+    );
     let references = Side::Other;
     assert_eq!(world.ends(), [Some(End::Recovered { references })]);
 }
@@ -1035,7 +1064,7 @@ fn what_went_along_on_the_way_is_told_too() {
     ));
 }
 
-/// The tag that the listing still contained is gone when digestfix sends the DELETE
+/// The engine's listing contains a tag that is gone when digestfix sends the DELETE
 /// request.
 #[test]
 fn another_reference_is_looked_for_just_before_each_is_dropped() {
@@ -1053,8 +1082,8 @@ fn another_reference_is_looked_for_just_before_each_is_dropped() {
     records.insert(world.pinned(), world.digest());
     records.insert(of_index.clone(), of(&text));
     drop(records);
-    // The first drop makes the tag disappear. Then one digest may be dropped, but not the
-    // other, which is the last reference.
+    // During the first drop, the tag disappears. After that, digestfix must not drop the
+    // second digest, because it is the image's last reference.
     let content = world.engine.content();
     let steps = Steps {
         engine: &world.engine,
@@ -1079,7 +1108,7 @@ fn another_reference_is_looked_for_just_before_each_is_dropped() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// Another client has pulled the digest meanwhile, so undo keeps it.
+/// Another client has pulled the digest meanwhile, so undo keeps the digest.
 #[test]
 fn what_was_never_asked_for_is_not_taken_back() {
     let world = World::new();
@@ -1096,8 +1125,8 @@ fn what_was_never_asked_for_is_not_taken_back() {
     assert!(world.engine.records.borrow().contains_key(&world.pinned()));
 }
 
-/// The layers of the image belong to another containerd namespace, so Docker has nothing
-/// unpacked.
+/// The layers of the image belong to another containerd namespace, so Docker has no
+/// unpacked layers.
 #[test]
 fn an_image_for_another_platform_has_to_be_whole() {
     let world = World::new();

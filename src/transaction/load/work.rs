@@ -1,5 +1,5 @@
-//! Requests that make the running engine apply a plan, and the reasons against such a
-//! plan.
+//! Requests that make the running engine apply a plan, and the reasons why it cannot
+//! apply a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,34 +24,36 @@ pub struct Work {
     pub dropped: Vec<Pin>,
     /// The manifests of all these references.
     pub manifests: BTreeMap<Digest, String>,
-    /// References to load whose layers are on this host in unpacked form only.
+    /// Those of the references to load whose layers are on this host only in unpacked
+    /// form.
     pub run_only: Vec<Reference>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadBlocker {
-    #[error("{tag}: in the containerd image store, digestfix does not set tags; Docker does")]
+    #[error("{tag}: digestfix does not set tags in the containerd image store")]
     SetTag {
         tag: Reference,
-        /// A name of the image.
+        /// A name that the image already has.
         image: Option<Reference>,
     },
-    #[error("{0}: in the containerd image store, digestfix does not remove tags; Docker does")]
+    #[error("{0}: digestfix does not remove tags in the containerd image store")]
     DropTag(Reference),
     #[error(
-        "{0}: another image here has this digest. In the containerd image store, the manifest decides which \
-         image that is, so the digest cannot be moved"
+        "{0}: another image here has this digest. In the containerd image store, the manifest determines the \
+         image, so digestfix cannot give the digest to a different image"
     )]
     Moves(Reference),
     #[error(
-        "{claim}: this is only {trust}, and the containerd image store needs the manifest of a digest"
+        "{claim}: no manifest proves this claim (it is only {trust}), and the containerd image store needs \
+         the manifest of a digest"
     )]
     NoManifest {
         claim: String,
         trust: Trust,
         reference: Reference,
     },
-    #[error("{claim}: it is an index, and {missing}")]
+    #[error("{claim}: this digest is an index, and {missing}")]
     NoPart {
         claim: String,
         missing: MissingManifest,
@@ -61,40 +63,40 @@ pub enum LoadBlocker {
          images moved to containerd). No registry is known to serve it"
     )]
     MadeUp(String),
-    #[error("{reference}: the tag {tag} has the same manifest, and Docker drops both together")]
+    #[error("{reference}: the tag {tag} has the same manifest, so Docker would drop both together")]
     GoesWithTag {
         reference: Reference,
         tag: Reference,
     },
-    #[error(
-        "{0}: it is the last reference of its image, and Docker would remove the image with it"
-    )]
+    #[error("{0}: this is the last reference of its image, and Docker would remove the image too")]
     Last(Reference),
     #[error(
-        "{0}: no other reference here keeps the layers as the registry serves them. Docker would remove them \
-         too, and nothing here could bring them back"
+        "{0}: only this reference keeps the layers of its image in the registry's form. Docker would remove these \
+         layers too, and digestfix could not restore them"
     )]
     OnlyLayers(Reference),
-    #[error("{0}: the image here is not the one that this Docker would choose from that index")]
+    #[error("{0}: from this index, Docker would choose another image than the one on this host")]
     OtherChild(Reference),
     #[error(
-        "{0}: the image is for another platform, so this Docker would not run it by the digest"
+        "{0}: the image is for another platform, so Docker would not run the image by this digest"
     )]
     OtherPlatform(Reference),
-    #[error("{0}: containerd unpacks no layers for the type of config that the manifest names")]
+    #[error("{0}: the manifest names a type of config for which containerd unpacks no layers")]
     OldConfig(Reference),
     #[error("{0}: Docker has this reference, but containerd's content store has no image for it")]
     Unread(Reference),
     #[error("Docker has images, but digestfix finds none of them in containerd's content store")]
     NothingRead,
-    #[error("{0}: its manifest is not in containerd's content store, so this could not be undone")]
+    #[error(
+        "{0}: its manifest is not in containerd's content store, so undo could not restore this reference"
+    )]
     NoWayBack(Reference),
 }
 
 impl LoadBlocker {
     pub fn help(&self) -> String {
-        let root = "find the root directory of containerd (containerd config dump shows it as root), and \
-                    name it: --containerd-root DIR";
+        let root = "find containerd's root directory (root in the output of containerd config dump), and add \
+                    --containerd-root DIR";
         match self {
             Self::SetTag { tag, image } => {
                 let image = image.as_ref().map(ToString::to_string);
@@ -108,27 +110,27 @@ impl LoadBlocker {
             }
             Self::Moves(_) => "leave that claim out".to_owned(),
             Self::NoManifest { reference, .. } => format!(
-                "bring the manifest: digestfix export on a host that pulled the image, or, where the registry \
-                 answers, skopeo inspect --raw docker://{reference} > FILE; then --from FILE"
+                "get the manifest: digestfix export on a host that pulled the image, or skopeo inspect --raw \
+                 docker://{reference} > FILE on a host that reaches the registry; then add --from FILE"
             ),
             Self::NoPart { .. } => {
-                "bring that manifest as well: digestfix export on a host that pulled the image; then --from FILE"
+                "get that manifest too: digestfix export on a host that pulled the image; then add --from FILE"
                     .to_owned()
             }
             Self::MadeUp(_) => {
-                "claim the digest that the registry serves, and bring its manifest with --from. To record this one \
-                 all the same: --allow-image-id-digest"
+                "claim the digest that the registry serves, and add its manifest with --from. To record this digest \
+                 anyway: --allow-image-id-digest"
                     .to_owned()
             }
             Self::OtherChild(_) => {
                 "claim the digest of the image's own manifest instead".to_owned()
             }
             Self::OtherPlatform(_) => {
-                "load the image for this host's platform, and claim the digest for that".to_owned()
+                "load the image for this host's platform, and claim its digest".to_owned()
             }
             Self::OldConfig(reference) => format!(
-                "load the image with its layers: docker pull {reference}, or skopeo copy where the registry \
-                 answers, then docker load of that copy here"
+                "load the image with its layers: docker pull {reference}, or skopeo copy on a host that reaches \
+                 the registry and docker load on this host"
             ),
             Self::Unread(_) | Self::NothingRead | Self::NoWayBack(_) => root.to_owned(),
         }
@@ -136,8 +138,8 @@ impl LoadBlocker {
 }
 
 impl Work {
-    /// Turns a plan into requests. The outer error means that the engine could not be
-    /// asked. The inner error lists every reason against the plan.
+    /// Turns a plan into requests. The outer error means that the engine did not answer a
+    /// question. The inner error lists every reason why the engine cannot apply the plan.
     pub async fn of(
         plan: &Plan,
         here: &ContainerdStore,
@@ -229,8 +231,7 @@ impl Work {
     }
 }
 
-/// The reason against a reference that the engine would accept, but whose image it could
-/// not run.
+/// Returns a reason if the engine would accept the reference but could not run its image.
 fn blocker(
     reference: &Reference,
     image: &ImageId,

@@ -1,4 +1,4 @@
-//! Planning for the record method.
+//! Planning for the record method, which adds records to a node's containerd.
 
 use crate::claims::claim::Claim;
 use crate::claims::trust::Trust;
@@ -13,8 +13,8 @@ use crate::transaction::image_store::PlanError;
 use crate::transaction::record::steps::{forms, to_be_asked_for};
 use crate::transaction::record::work::RecordBlocker;
 
-/// Plans a goal. First reads the manifests on the node that the goal is about. They prove
-/// a digest, or show that it was made up at import.
+/// Plans a goal. First reads the manifests of the digests in the goal from the node. A
+/// manifest proves its digest, or shows that an import made the digest up.
 pub async fn planned(
     here: &mut NodeStore,
     goal: &Goal<'_>,
@@ -36,8 +36,8 @@ pub async fn planned(
     };
     let mut plan = goal.plan(&here.store, &here.images);
     if plan.is_err() {
-        // A digest that was made up at import may stay, and must not conflict with a
-        // claim. So plan as if the node did not have it.
+        // A digest that an import made up may stay on the node. Such a digest must not
+        // prevent a claim, so plan as if the node did not have this digest.
         here.learn_all(node).await?;
         let store = here.without_made_up(|reference| goal.is_about(reference));
         plan = goal.plan(&store, &here.images);
@@ -64,8 +64,8 @@ pub async fn planned(
     }
 }
 
-/// For each target of a plan, whether the CRI lists it as planned. For a sample of the
-/// targets, also asks the CRI by name, in each form that a pod may use.
+/// For each target of a plan, whether the CRI lists the planned image. For a sample of
+/// the targets, also asks the CRI by name, in each form that a pod may use.
 pub async fn answers(
     here: &NodeStore,
     plan: &Plan,

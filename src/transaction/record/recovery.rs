@@ -1,9 +1,10 @@
 //! Recovery of a run that was killed while it changed a node's records.
 //!
-//! Recovery keeps the records that exist, and makes the missing ones. If that fails, or
-//! if the killed run was already undoing the change, recovery undoes the change, and
-//! reports the records that it could not restore. Recovery leaves the change to the next
-//! run only if containerd does not answer, or if the history record cannot be written.
+//! Recovery keeps the planned records that exist, and makes the missing ones. If that
+//! fails, recovery undoes the change. Recovery also undoes the change if the killed run
+//! was already doing so. Recovery reports the records that it could not restore. Recovery
+//! leaves the change to the next run only if containerd does not answer, or if the
+//! history record cannot be written.
 
 use crate::containerd::Node;
 use crate::state::history::Side;
@@ -18,8 +19,8 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::record::steps::Steps;
 use crate::transaction::recovery::{finish, note, record};
 
-/// Finishes the change of `journal`. Returns the references that are neither in their old
-/// nor in their planned state. On an error, the journal stays.
+/// Finishes the change that `journal` describes. Returns the references that are neither
+/// in their old nor in their planned state. If this fails, the journal stays on disk.
 pub async fn recover<M: ServiceManager, N: Node>(
     journal: &Journal,
     records: &Records,
@@ -66,7 +67,7 @@ pub async fn recover<M: ServiceManager, N: Node>(
         (false, []) => (
             Side::Old,
             Step::UndoRecord,
-            "containerd has the records as they were".to_owned(),
+            "containerd has its former records again".to_owned(),
         ),
         (false, left) => (
             Side::Other,
@@ -80,8 +81,8 @@ pub async fn recover<M: ServiceManager, N: Node>(
     Ok(left.iter().map(Leftover::to_string).collect())
 }
 
-/// Repeats the change. Fails if an image is gone, because its record would point at
-/// nothing.
+/// Repeats the change. Fails if an image is gone, because the new record of that image
+/// would point at nothing.
 async fn make<N: Node>(steps: &Steps<'_, N>, records: &Records) -> Result<(), Failure> {
     let here = NodeStore::read(steps.node).await?;
     for one in &records.added {
@@ -89,7 +90,7 @@ async fn make<N: Node>(steps: &Steps<'_, N>, records: &Records) -> Result<(), Fa
             || here.another(&one.record, &Default::default()).is_some();
         if !is_here {
             return Err(Failure::NodeDisagrees(format!(
-                "the image of {} is not here any more",
+                "the image of {} is no longer on this host",
                 one.reference
             )));
         }

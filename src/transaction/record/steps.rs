@@ -13,20 +13,21 @@ use crate::sys::in_flight::all;
 use crate::transaction::leftover::{Leftover, Why};
 use crate::transaction::outcome::Failure;
 
-/// digestfix asks the CRI by name for at most this many references, for each in every
-/// form. For all references, it only checks the CRI's list.
+/// digestfix asks the CRI by name for at most this many references, in every form of the
+/// name. For the other references, it only checks the CRI's list.
 const ASKED_FOR: usize = 64;
 
-/// How long to wait for the CRI to notice new records. containerd's events usually reach
-/// it within a second.
+/// How long to wait for the CRI to notice new records. Usually, containerd's events reach
+/// the CRI within a second.
 const HEARS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// After a request without an answer, how long to wait until containerd has finished the
-/// request, or answers again.
+/// If containerd does not answer a request, undo waits at most this long for containerd
+/// to answer again.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 const SETTLES: Duration = Duration::from_millis(500);
-/// How many times in a row undo has to succeed before containerd counts as settled.
+/// Once undo has succeeded more than this many times in a row, digestfix assumes that
+/// containerd has finished the unanswered request.
 const QUIET_LOOKS: u32 = 4;
 
 #[derive(Debug)]
@@ -36,8 +37,8 @@ pub(super) struct Steps<'a, N> {
     pub id: &'a str,
 }
 
-/// The forms in which a pod may write a reference. The CRI ignores a tag next to a
-/// digest.
+/// The forms in which a pod may write the name of an image. If a name has a tag and a
+/// digest, the CRI ignores the tag.
 pub(super) fn forms(reference: &Reference, tag: Option<&str>) -> Vec<String> {
     let mut forms = vec![reference.full()];
     if let (Some(digest), Some(tag)) = (reference.digest(), tag) {
@@ -46,13 +47,12 @@ pub(super) fn forms(reference: &Reference, tag: Option<&str>) -> Vec<String> {
     forms
 }
 
-/// A sample of at most [`ASKED_FOR`] elements at equal distances, beginning with the
-/// first.
+/// Returns a sample of at most [`ASKED_FOR`] elements, evenly spread over the list.
 pub(super) fn to_be_asked_for<T>(all: &[T]) -> impl Iterator<Item = &T> {
     all.iter().step_by(all.len().div_ceil(ASKED_FOR).max(1))
 }
 
-/// Fails unless containerd has the added records, and none of the dropped ones.
+/// Fails unless containerd has the added records, and none of the dropped records.
 fn see_records(
     here: &NodeStore,
     added: &[NodeRecord],
@@ -98,7 +98,7 @@ impl<N: Node> Steps<'_, N> {
         }
     }
 
-    /// Removes records. Returns those that it did not remove, and why.
+    /// Removes records. Returns the records that it did not remove, and why.
     pub(super) async fn remove(&self, dropped: &[NodeRecord]) -> Result<Vec<Leftover>, Failure> {
         if dropped.is_empty() {
             return Ok(Vec::new());
@@ -151,9 +151,10 @@ impl<N: Node> Steps<'_, N> {
         Ok(found.is_some_and(|found| leads_alike(&found, record)))
     }
 
-    /// Checks that containerd has the added records and none of the dropped ones, and
-    /// that the CRI lists the added ones. For a sample of both, also asks the CRI by
-    /// name; for the added ones, in each form.
+    /// Checks that containerd has the added records and none of the dropped records, and
+    /// that the CRI lists the added records. Also asks the CRI by name for a sample of
+    /// the added records, and for a sample of the dropped records. Asks for added records
+    /// in each form of the name.
     pub(super) async fn verify(
         &self,
         added: &[NodeRecord],
@@ -223,14 +224,15 @@ impl<N: Node> Steps<'_, N> {
             if Instant::now() > deadline {
                 let found = found.map_or("no image".to_owned(), |image| format!("image {image}"));
                 return Err(Failure::NodeDisagrees(format!(
-                    "the CRI answers {form} with {found} (see: crictl inspecti {form})"
+                    "for {form}, the CRI finds {found} (see: crictl inspecti {form})"
                 )));
             }
             sleep(LOOK_AGAIN).await;
         }
     }
 
-    /// Restores the former state of the records. Returns those that it could not restore.
+    /// Restores the former state of the records. Returns the records that it could not
+    /// restore.
     pub(super) async fn take_back(
         &self,
         added: &[NodeRecord],
@@ -243,8 +245,9 @@ impl<N: Node> Steps<'_, N> {
         Ok(left)
     }
 
-    /// Creates a dropped record again. Returns a leftover if another client has meanwhile
-    /// created a record with that name for another target.
+    /// Creates a dropped record again. If another client has meanwhile created a record
+    /// with that name for another target, returns the reference as one that could not be
+    /// restored.
     async fn put_back(&self, one: &NodeRecord) -> Result<Option<Leftover>, ContainerdError> {
         if self.node.create(&one.record).await? {
             return Ok(None);
@@ -272,8 +275,9 @@ impl<N: Node> Steps<'_, N> {
         Ok(made.collect())
     }
 
-    /// Does the same as [`Steps::take_back`] with a containerd that did not answer and may still
-    /// carry out the request. Repeats the undo until containerd has settled.
+    /// Does the same as [`Steps::take_back`] after a request that containerd did not
+    /// answer and may still carry out. Repeats the undo until containerd makes no more
+    /// changes.
     pub(super) async fn take_back_late(
         &self,
         added: &[NodeRecord],
@@ -306,5 +310,8 @@ fn leads_alike(one: &Record, other: &Record) -> bool {
 }
 
 fn still_has(one: &NodeRecord) -> Failure {
-    Failure::NodeDisagrees(format!("it still has the record {}", one.record.name))
+    Failure::NodeDisagrees(format!(
+        "containerd still has the record {}",
+        one.record.name
+    ))
 }

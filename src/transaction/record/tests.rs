@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use tempfile::TempDir;
 
@@ -74,7 +74,7 @@ impl World {
         }
     }
 
-    /// The digest that a registry serves.
+    /// The digest under which a registry serves the image.
     fn digest(&self) -> Digest {
         Digest::of(
             crate::image::digest::Algorithm::Sha256,
@@ -162,7 +162,7 @@ impl World {
             told,
             plan,
         );
-        // Each transaction has its own ID, even within a second.
+        // Give each transaction its own ID, even if two begin in the same second.
         tx.id = format!("T-{}", history::scan(self.root.path(), Some).0.len());
         tx
     }
@@ -291,8 +291,8 @@ fn a_digest_is_one_record_more() {
     world.is_as_before();
 }
 
-/// The CRI handles records one by one. For all of them, it takes longer than the timeout
-/// for one.
+/// The CRI handles new records one by one. All records together take longer than the
+/// timeout for one record.
 #[test]
 fn a_cri_that_goes_on_listing_more_is_waited_for() {
     let world = World::new();
@@ -322,10 +322,10 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     let set_tag = refused(&format!("lab/app:v2={}", world.image));
     let command = "ctr -n k8s.io images tag docker.io/lab/app:v1 docker.io/lab/app:v2";
     assert!(set_tag.contains(command), "{set_tag}");
-    // The digest that ctr and crictl show.
+    // Claim the digest that ctr and crictl show.
     let made_up = refused(&format!("lab/app:v1@{}", world.target));
     assert!(made_up.contains("made up"), "{made_up}");
-    // A record that points at another image.
+    // Make a record with the claimed name that points at another image.
     world.node.tag(&world.full(), &other);
     let conflict = world.blocked(&world.request());
     assert!(conflict.contains(&image('b').to_string()), "{conflict}");
@@ -335,7 +335,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     };
     let moves = world.blocked(&replaced);
     assert!(moves.contains("--remove"), "{moves}");
-    // A record that the CRI does not list.
+    // Make a record that has the claimed name, but that the CRI does not list.
     let strange = world.node.blob("{}");
     world.node.tag(&world.full(), &strange);
     let unlisted = world.blocked(&world.request());
@@ -351,7 +351,7 @@ fn what_cannot_be_is_refused_with_what_to_do() {
     assert!(foreign.contains("did not make that record"), "{foreign}");
 }
 
-/// A digest as `ctr images import --digests` records it. It stays, and does not block a
+/// A digest that `ctr images import --digests` has recorded stays, and does not block a
 /// claim.
 #[test]
 fn a_made_up_digest_is_in_no_claims_way() {
@@ -386,7 +386,8 @@ fn the_last_record_stays() {
     assert!(refused.contains("last record"), "{refused}");
 }
 
-/// After a pull by the same name, the record points at the registry's manifest.
+/// If a client pulls an image by a name that has a record, the record then points at the
+/// registry's manifest.
 #[test]
 fn what_was_pulled_since_is_not_taken_back() {
     let world = World::new();
@@ -460,7 +461,7 @@ fn a_record_that_another_client_removes_in_the_middle_is_not_said_to_be_there() 
 
 #[test]
 fn a_record_that_another_client_makes_in_the_middle_is_that_clients() {
-    // The record points at the same target, so the plan is achieved.
+    // The other client's record points at the planned image, so the plan is achieved.
     let world = World::new();
     let (name, target) = (world.full(), world.target.clone());
     let act = move |node: &FakeNode| node.tag(&name, &target);
@@ -476,7 +477,10 @@ fn a_record_that_another_client_makes_in_the_middle_is_that_clients() {
     *world.node.meanwhile.borrow_mut() = Some(("create", Box::new(act)));
     let (outcome, _) = world.apply(&world.request());
     assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
-    assert!(world.node.names().contains(&world.full()), "it is not ours");
+    assert!(
+        world.node.names().contains(&world.full()),
+        "the record belongs to the other client"
+    );
 }
 
 /// Another client has removed every other name, so removing the digest would free the
@@ -532,8 +536,8 @@ fn a_change_killed_on_its_way_back_goes_back() {
     world.is_finished();
 }
 
-/// The image was removed between the kill and the recovery, so a record would point at
-/// nothing.
+/// Another client removed the image between the kill and the recovery, so a new record
+/// would point at nothing.
 #[test]
 fn a_killed_change_of_an_image_that_is_gone_is_taken_back() {
     let world = World::new();

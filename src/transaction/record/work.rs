@@ -1,5 +1,5 @@
-//! Requests that make a node's containerd apply a plan, and the reasons against such a
-//! plan.
+//! Requests that make a node's containerd apply a plan, and the reasons why it cannot
+//! apply a plan.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ pub enum RecordBlocker {
     #[error("{reference}: digestfix does not set tags on a Kubernetes node")]
     SetTag {
         reference: Reference,
-        /// A name of the image.
+        /// A name that the image already has.
         image: Option<Reference>,
     },
     #[error("{reference}: digestfix does not remove tags on a Kubernetes node")]
@@ -32,14 +32,14 @@ pub enum RecordBlocker {
     Moves { reference: Reference },
     #[error("{reference}: containerd has a record of that name, but the CRI does not list it")]
     Unlisted { reference: Reference },
-    #[error("{reference}: no record in containerd leads to its image")]
+    #[error("{reference}: no record in containerd points at its image")]
     NoTarget { reference: Reference },
     #[error(
-        "{reference}: digestfix did not make that record, or a pull by that name has changed it since"
+        "{reference}: digestfix did not make that record, or a pull by that name has changed the record since"
     )]
     NotOwn { reference: Reference },
     #[error(
-        "{reference}: it is the last record of its image, and containerd would free the image with it"
+        "{reference}: this is the last record of its image, and containerd would free the image too"
     )]
     Last { reference: Reference },
     #[error(
@@ -60,22 +60,23 @@ impl RecordBlocker {
             }
             Self::RemoveTag { reference } => format!("{ctr} rm {}", reference.full()),
             Self::Moves { reference } => format!(
-                "remove it first: digestfix apply --remove {reference}; or, if digestfix did not make it: {ctr} rm {}",
+                "remove that record first: digestfix apply --remove {reference}; or, if digestfix did not make it: {ctr} \
+                 rm {}",
                 reference.full()
             ),
             Self::Unlisted { reference } => format!(
-                "look at it: {ctr} ls name=={name}; if nothing needs it: {ctr} rm {name}",
+                "check that record: {ctr} ls name=={name}; if no program needs the record: {ctr} rm {name}",
                 name = reference.full()
             ),
             Self::NoTarget { .. } => {
                 format!("import the image again ({ctr} import FILE), then run the same command again")
             }
             Self::NotOwn { reference } | Self::Last { reference } => {
-                format!("to remove it all the same: {ctr} rm {}", reference.full())
+                format!("to remove this record anyway: {ctr} rm {}", reference.full())
             }
             Self::MadeUp(_) => {
-                "claim the digest that the registry serves, and bring its manifest with --from. To record this one \
-                 all the same: --allow-image-id-digest"
+                "claim the digest that the registry serves, and add its manifest with --from. To record this digest \
+                 anyway: --allow-image-id-digest"
                     .to_owned()
             }
         }
@@ -83,7 +84,8 @@ impl RecordBlocker {
 }
 
 impl Work {
-    /// Turns a plan into requests, or returns every reason against it.
+    /// Turns a plan into requests, or returns every reason why containerd cannot apply
+    /// the plan.
     pub fn of(plan: &Plan, here: &NodeStore) -> Result<Self, Vec<RecordBlocker>> {
         let mut work = Self::default();
         let mut reasons = Vec::new();

@@ -1,5 +1,6 @@
-//! Containers across a restart of Docker. If the user asked for it, digestfix starts the
-//! containers that stopped along with Docker. It reports any other difference.
+//! Containers across a restart of Docker. digestfix starts the containers that stopped
+//! along with Docker, if the user requested this. digestfix reports every other
+//! difference in the containers.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +18,7 @@ use crate::transaction::restart::Restart;
 use crate::transaction::restart::daemon::Daemon;
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Removes the restart policies of containers that must stay down.
+    /// Removes the restart policies of containers that Docker must not start.
     pub(super) async fn keep_down(&self, containers: &[KeptDown]) -> Result<(), Failure> {
         for container in containers {
             self.engine
@@ -38,9 +39,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let Some(restart) = journal.restart() else {
             return Ok(Vec::new());
         };
-        // Start nothing if Docker was never stopped, because no container has ended then;
-        // or after a reboot, because Docker itself has already started containers
-        // according to their restart policies.
+        // Start no container if digestfix never stopped Docker, because then no container
+        // has ended. Start none after a reboot either, because Docker itself has already
+        // started containers according to their restart policies.
         let may_have_ended = restart.phase == Phase::Stopping && !journal.is_of_another_boot();
         let mut without_policy = Vec::new();
         for container in &restart.kept_down {
@@ -61,7 +62,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
                 Ok(false) => {}
                 Ok(true) => started.push(container.name.as_str()),
                 Err(error) => problems.push(format!(
-                    "container {name} could not be started again: {error}. Look at it, then: docker start {name}",
+                    "container {name} could not be started again: {error}. Check the container, then: docker \
+                     start {name}",
                     name = container.name
                 )),
             }
@@ -73,8 +75,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         for container in restart.health_checked.iter().filter(|_| may_have_ended) {
             if let Err(error) = self.resume_health_check(&container.id).await {
                 problems.push(format!(
-                    "the health checks of container {name} may not go on: {error}. If it is paused: docker \
-                     unpause {name}",
+                    "the health checks of container {name} may not continue: {error}. If the container is \
+                     paused: docker unpause {name}",
                     name = container.name
                 ));
             }
@@ -135,8 +137,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         self.engine.unpause_container(id).await
     }
 
-    /// The changes of containers since `before`. Leaves out containers of swarm services,
-    /// because swarm manages them.
+    /// Returns what has changed about the containers in `before`. Leaves out containers
+    /// of swarm services, because swarm manages them.
     pub(super) async fn container_changes(
         &self,
         before: &[Container],
@@ -174,8 +176,8 @@ pub(super) async fn unlisted(
 }
 
 impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
-    /// Removes the restart policies of containers that are down, because Docker would
-    /// start those containers when it starts.
+    /// Removes the restart policies of containers that are down. Otherwise, Docker would
+    /// start these containers when Docker itself starts.
     pub(super) async fn keep_down(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -198,8 +200,9 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         daemon.keep_down(&kept_down).await
     }
 
-    /// Records the containers that run now, because they must run afterwards too. Fails
-    /// if the stop would end a container that must keep running.
+    /// Records the containers that run now, because they must also run after the restart
+    /// of Docker. Fails if the stop of Docker would end a container that must keep
+    /// running.
     pub(super) async fn look_at_containers(
         &mut self,
         tx: &mut Tx<'_, M>,
@@ -243,8 +246,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         tx.write_journal()
     }
 
-    /// A short last check before the stop. Fails if live-restore is off, or if another
-    /// container has started.
+    /// Makes a short last check before the stop of Docker. Fails if another program has
+    /// switched live-restore off, or if another container has started.
     pub(super) async fn see_no_more_containers(
         &self,
         daemon: Daemon<'a, M, E>,
@@ -275,7 +278,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         daemon: Daemon<'a, M, E>,
     ) -> Result<(), Failure> {
         let impact = daemon.impact;
-        // An engine that does not answer has started no container for a client.
+        // Ignore an error: if the engine does not answer, it has started no container for
+        // a client.
         let running = daemon.engine.running_containers().await.unwrap_or_default();
         let known: BTreeSet<String> = self.ran.iter().map(|one| one.id.clone()).collect();
         let more: Vec<Container> = running
@@ -308,8 +312,8 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
         Ok(())
     }
 
-    /// The changes of the containers that ran before the stop. Warns if they cannot be
-    /// checked.
+    /// Returns what has changed about the containers that ran before the stop of Docker.
+    /// Warns if digestfix cannot check these containers.
     pub(super) async fn container_changes(&mut self, tx: &mut Tx<'_, M>) -> Vec<Change> {
         let Some(daemon) = self.daemon else {
             return Vec::new();
@@ -332,7 +336,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
             Ok(changes) => changes,
             Err(error) => {
                 tx.progress.warning(&format!(
-                    "digestfix could not check whether every container is as it was: {error}. Look: docker ps -a"
+                    "digestfix could not check whether every container is as before: {error}. To check: docker ps -a"
                 ));
                 Vec::new()
             }

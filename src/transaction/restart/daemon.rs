@@ -1,5 +1,6 @@
-//! Docker as a transaction sees it: a systemd unit to stop and start together with the
-//! units that depend on it, and an engine to ask.
+//! Docker as a transaction sees it: a systemd unit and an engine. digestfix stops and
+//! starts the unit together with the units that depend on it. It asks the engine through
+//! Docker's API.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ use crate::systemd::{ServiceManager, SystemdError, Unit, is_active, runs};
 use crate::transaction::Docker;
 use crate::transaction::outcome::{DockerNow, Failure};
 
-/// dockerd has no start timeout of its own (`TimeoutStartSec=0`), and takes
-/// minutes on hosts with many containers.
+/// Timeout for a start of Docker. docker.service has no start timeout
+/// (`TimeoutStartSec=0`), and a start takes minutes on hosts with many containers.
 const START_WITHIN: Duration = Duration::from_secs(300);
 
 /// Stop timeout for a unit with `TimeoutStopSec=infinity`.
@@ -29,23 +30,25 @@ const STOP_WITHIN: Duration = Duration::from_secs(600);
 /// SIGTERM, and for another one after SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// How often a start by another process may cancel the stop. Docker's unit cannot start
-/// anyway, because the start block prevents it. A socket unit has no start block.
+/// How many times digestfix repeats a stop of Docker that another process has canceled
+/// with a start request. Docker's own unit cannot start anyway, because the start block
+/// prevents that. A socket unit has no start block.
 const MOST_CANCELED: u32 = 20;
 
 /// Pause between a canceled stop and the next attempt.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// How long to wait for systemd to notice that the main process has ended. Usually it
+/// How long to wait for systemd to notice that dockerd has ended. Usually, systemd
 /// notices at once.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Pause between two pings of an engine. The engine does not announce when it is ready.
+/// Pause between two pings of the engine. digestfix sends pings because the engine does
+/// not announce that it is ready.
 const READY_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub struct Daemon<'a, M, E> {
-    /// systemd, Docker as detected, and the directory of the pending markers.
+    /// systemd, the detected Docker, and the directory of the pending markers.
     pub docker: Docker<'a, M>,
     pub engine: &'a E,
     pub impact: &'a Impact,
@@ -67,7 +70,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         &self.docker.host.unit.id
     }
 
-    /// The names of Docker's unit and its active triggers.
+    /// The names of Docker's unit and of the active units that trigger it.
     pub(super) fn units(&self) -> String {
         let triggers = self.impact.triggers.iter().map(String::as_str);
         let unit = self.impact.running.then(|| self.unit());
@@ -75,8 +78,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         units.join(", ")
     }
 
-    /// The text of the step that stopped the units. Docker's own unit may not have been
-    /// running before.
+    /// The text that reports which units digestfix has stopped. Perhaps Docker's own unit
+    /// was not running before.
     pub(super) fn stopped(&self) -> String {
         match (self.impact.running, self.units()) {
             (false, none) if none.is_empty() => format!("{} is not running", self.unit()),
@@ -85,12 +88,12 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
     }
 
-    /// The directories that a start of Docker writes to, besides the data root.
+    /// The directories other than the data root that a start of Docker writes to.
     pub(super) fn writes_at_start(&self) -> Vec<PathBuf> {
         writes_at_start(self.docker.host)
     }
 
-    /// Whether Docker runs. False if systemd does not answer.
+    /// Whether Docker runs. Returns false if systemd does not answer.
     pub(super) async fn is_active(&self) -> bool {
         let unit = self.docker.manager.unit(self.unit()).await;
         unit.is_ok_and(|unit| unit.is_active())
@@ -141,7 +144,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(found)
     }
 
-    /// Whether the engine does not answer, and will not answer until Docker is started.
+    /// Whether Docker has ended, so that the engine cannot answer until Docker is
+    /// started.
     pub(super) async fn has_ended(&self) -> Result<bool, Failure> {
         let deadline = Instant::now() + NOTICED_WITHIN;
         // Ask systemd first: a ping would start Docker through its socket unit.
@@ -155,8 +159,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(true)
     }
 
-    /// Stops Docker and its triggers. systemd reports a stop job as `done` as soon as the
-    /// unit is inactive or failed. So this also checks that the main process is gone.
+    /// Stops Docker and the units that trigger it. systemd reports a stop job as `done`
+    /// as soon as the unit is inactive or failed. So this function also checks that
+    /// dockerd is gone.
     pub(super) async fn stop(&self) -> Result<(), Failure> {
         let within = self
             .docker
@@ -188,9 +193,10 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
     }
 
-    /// Starts Docker with its triggers, and waits until the engine answers.
+    /// Starts Docker and the units that trigger it, and waits until the engine answers.
     pub(super) async fn start(&self) -> Result<(), Failure> {
-        // systemd refuses to start a socket whose service is already running.
+        // Start the sockets first, because systemd refuses to start a socket whose
+        // service is already running.
         let sockets = self.impact.triggers.iter();
         let mut units: Vec<String> = sockets
             .filter(|name| name.ends_with(".socket"))
@@ -223,7 +229,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(())
     }
 
-    /// Starts every trigger that was active before and is not active now.
+    /// Starts the units that trigger Docker, if they were active before and are not
+    /// active now.
     pub(super) async fn start_triggers(&self) -> Result<(), Failure> {
         self.start_inactive(&self.impact.triggers).await
     }
@@ -248,9 +255,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(self.docker.manager.start(units, START_WITHIN).await?)
     }
 
-    /// The units that ran before and are down now because Docker was stopped: units known
-    /// to depend on Docker, and units that systemd stopped because no other unit needed
-    /// them.
+    /// The units that ran before and are down now because Docker was stopped. These are
+    /// units that depend on Docker, and units that systemd stopped because no other unit
+    /// needed them.
     pub(super) async fn lost(
         &self,
         before: &BTreeMap<String, String>,
@@ -274,8 +281,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         Ok(lost)
     }
 
-    /// Fails if the engine does not find the planned image for every claimed or changed
-    /// reference, still finds a dropped reference, or does not list all other references.
+    /// Fails unless the engine finds the planned image for every claimed or changed
+    /// reference, finds no dropped reference, and lists all other references.
     pub(super) async fn agrees(
         &self,
         plan: &Plan,
@@ -295,7 +302,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         for reference in gone {
             if let Some(image) = self.engine.image(reference).await? {
                 return Err(Failure::EngineDisagrees(format!(
-                    "it still finds {image} by {reference}, which was dropped"
+                    "the engine still finds {image} for {reference}, although digestfix dropped that reference"
                 )));
             }
         }
@@ -311,8 +318,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         let answer = self.engine.image(reference).await?;
         if answer.as_deref() != Some(image.to_string().as_str()) {
             return Err(Failure::EngineDisagrees(format!(
-                "asked for {reference}, it says {} instead of {image}",
-                answer.as_deref().unwrap_or("that there is no such image"),
+                "for {reference}, the engine finds {} instead of {image}",
+                answer.as_deref().unwrap_or("no image"),
             )));
         }
         Ok(())
@@ -334,13 +341,13 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
         let missing: Vec<String> = missing.into_iter().collect();
         Err(Failure::EngineDisagrees(format!(
-            "it does not list {}",
+            "the engine does not list {}",
             missing.join(", ")
         )))
     }
 }
 
-/// The directories that a start of Docker writes to, besides the data root.
+/// The directories other than the data root that a start of Docker writes to.
 pub fn writes_at_start(host: &Managed) -> Vec<PathBuf> {
     let config = host.config_file.parent().map(Path::to_owned);
     let containerd = ["/var/lib/containerd", "/run/containerd"].map(PathBuf::from);
@@ -357,8 +364,9 @@ fn in_start_order(mut units: Vec<Unit>) -> Vec<String> {
                 .iter()
                 .any(|other| other.id != unit.id && unit.after.contains(&other.id))
         };
-        // systemd refuses units that wait for each other in a circle, so at least one
-        // unit waits for none. Otherwise, any order will do.
+        // systemd does not let units wait for each other in a circle, so at least one
+        // unit waits for no other unit. If there is a circle anyway, any order is as good
+        // as another.
         let next = units.iter().position(|unit| !waits(unit)).unwrap_or(0);
         ordered.push(units.remove(next).id);
     }

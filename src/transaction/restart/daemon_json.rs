@@ -1,13 +1,14 @@
 //! daemon.json with live-restore switched on for the duration of a transaction.
 //!
 //! digestfix never writes to the original file. It writes a second file that differs only
-//! in that setting, and exchanges the names of the two. Later, digestfix exchanges the
-//! names back. So in the end the very same file is in place, link or not, with its owner,
-//! mode, attributes and time.
+//! in the live-restore setting, and exchanges the names of the two files. Later,
+//! digestfix exchanges the names back. So in the end, the original file or symbolic link
+//! is back in place, with its owner, mode, attributes and time.
 //!
-//! dockerd keeps the value of a setting that is no longer in the file (moby
-//! `daemon/reload.go`, `reloadLiveRestore`). So before digestfix restores a file that may
-//! not contain the setting, it makes dockerd read a file in which live-restore is off.
+//! When dockerd reloads a file that no longer contains live-restore, it keeps the former
+//! value (moby `daemon/reload.go`, `reloadLiveRestore`). So before digestfix restores a
+//! file that may not contain the setting, it makes dockerd read a file in which
+//! live-restore is off.
 //!
 //! If another process replaces daemon.json in the meantime, digestfix restores that
 //! replacement in the end.
@@ -27,21 +28,22 @@ use crate::transaction::restart::exchange::{FileError, exchange, sync_directory,
 /// Switches daemon.json to a file with live-restore on, and back.
 #[derive(Debug)]
 pub struct Switch {
-    /// While a file of digestfix is daemon.json, the path of the original file. Before
-    /// that, the path of the file that digestfix is about to put in place.
+    /// The path of the original file while a file of digestfix is in place as
+    /// daemon.json. Until digestfix has put its file in place, the file to put in place
+    /// has this path.
     aside: PathBuf,
-    /// The path of the next file, until that file becomes daemon.json.
+    /// The path at which digestfix writes a file before it becomes daemon.json.
     next: PathBuf,
     contents: journal::DaemonJson,
 }
 
-/// Which file is daemon.json now.
+/// Which file is in place as daemon.json now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Now {
     Found,
     On,
     Off,
-    /// Another program's file; `None` if there is nothing to read.
+    /// A file of another program. `None` if no file exists.
     SomebodyElses(Option<Vec<u8>>),
 }
 
@@ -67,7 +69,7 @@ impl Switch {
         Ok(Some(Self::resume(id, contents)))
     }
 
-    /// Creates the switch from what a journal has recorded about it.
+    /// Creates a switch again from the data that a journal contains about the switch.
     pub fn resume(id: &str, contents: journal::DaemonJson) -> Self {
         let aside = beside(&contents.config_file, id);
         Self {
@@ -77,18 +79,20 @@ impl Switch {
         }
     }
 
-    /// What the journal records about the switch.
+    /// The data about the switch for the journal.
     pub fn contents(&self) -> &journal::DaemonJson {
         &self.contents
     }
 
-    /// The path at which the original file is while it is set aside.
+    /// The path of the original file while a file of digestfix is in place as
+    /// daemon.json.
     pub(super) fn aside(&self) -> &Path {
         &self.aside
     }
 
-    /// Puts the file with live-restore on in place. On an error, such as a change of the
-    /// file meanwhile, there may be something to undo.
+    /// Puts the file with live-restore on in place. If this fails, for example because
+    /// another process has changed the file, the caller may have to undo a part of the
+    /// change.
     pub fn put_on(&self) -> Result<(), FileError> {
         match self.now()? {
             Now::Found => self.put_in_place(true),
@@ -117,8 +121,8 @@ impl Switch {
             Now::Found => remove(&self.aside)?,
             Now::On | Now::Off if self.contents.found && !is_there(&self.aside) => {
                 // Another program has removed the original file. digestfix's file has the
-                // same other settings, so leave it in place, and switch live-restore off
-                // in it.
+                // same settings except live-restore, so leave that file in place, and
+                // switch live-restore off in it.
                 self.put_off()?;
                 return Ok(false);
             }
@@ -138,7 +142,7 @@ impl Switch {
         Ok(true)
     }
 
-    /// Replaces the original file with one of digestfix's own.
+    /// Replaces the original daemon.json with a file of digestfix.
     fn put_in_place(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
         if let Some(directory) = config_file.parent() {
@@ -162,9 +166,8 @@ impl Switch {
         sync_directory(config_file)
     }
 
-    /// While a file of digestfix is daemon.json, replaces it with the other one:
-    /// live-restore is on in one file, and off in the other. The original file stays set
-    /// aside.
+    /// Replaces digestfix's own daemon.json with a version in which live-restore is on or
+    /// off. The original file stays set aside.
     fn replace(&self, on: bool) -> Result<(), FileError> {
         let config_file = &self.contents.config_file;
         let ours = read(config_file)?;
@@ -182,7 +185,7 @@ impl Switch {
     pub(super) fn now(&self) -> Result<Now, FileError> {
         self.tidy()?;
         let Some(bytes) = read(&self.contents.config_file)? else {
-            // A dangling link, or no file at all.
+            // daemon.json is a dangling link, or does not exist.
             let as_found = self.contents.before.is_none();
             return Ok(if as_found {
                 Now::Found
@@ -204,9 +207,9 @@ impl Switch {
         )
     }
 
-    /// Whether the original file is still set aside, although daemon.json has the same
-    /// contents: daemon.json may be digestfix's own file with live-restore off. Then the
-    /// file at `aside` is not digestfix's file with live-restore on.
+    /// Whether daemon.json is a file of digestfix with live-restore off that has the same
+    /// contents as the original file. If the function returns true, the original file is
+    /// at `aside`.
     fn is_aside(&self) -> Result<bool, FileError> {
         if self.contents.before.as_ref() != Some(&self.contents.off) {
             return Ok(false);
@@ -215,8 +218,8 @@ impl Switch {
         Ok(aside.is_some() && aside.as_ref() != Some(&self.contents.on))
     }
 
-    /// Renames files that a killed run left under a third name because it could not
-    /// exchange two names in one step.
+    /// Where a killed run could not exchange two names in one step, it may have left a
+    /// file under a third name. Renames or removes that file.
     fn tidy(&self) -> Result<(), FileError> {
         remove(&with_suffix(&self.next, ".old"))?;
         let old = with_suffix(&self.aside, ".old");
@@ -265,7 +268,7 @@ impl Switch {
     }
 
     fn changed_just_now(&self) -> FileError {
-        let error = io::Error::other("another process changed it just now");
+        let error = io::Error::other("another process changed the file just now");
         FileError::new("replace", &self.contents.config_file)(error)
     }
 }
@@ -297,7 +300,7 @@ fn remove(path: &Path) -> Result<(), FileError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::sys::directory::tests::{modes, with_umask_of_0};

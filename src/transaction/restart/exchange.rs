@@ -1,4 +1,4 @@
-//! Exchanges the names of two files in one directory, and writes such files.
+//! Writes a new file beside an existing one, and exchanges the names of the two files.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,9 +16,9 @@ use xattr::FileExt;
 use crate::store::data_root::is_made_of;
 use crate::sys::directory;
 
-/// Extended attributes that vouch for the content of one file (IMA, EVM). On a file with
-/// other content, these attributes would be wrong, and the kernel would let no process
-/// read the file.
+/// Extended attributes with a hash or signature of the file's content (IMA, EVM). On a
+/// file with other content, these attributes would be wrong, and the kernel would allow
+/// no process to read that file.
 const VOUCHERS: [&str; 2] = ["security.ima", "security.evm"];
 
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +41,8 @@ impl FileError {
 }
 
 /// Writes, syncs and reads back a new file. Copies owner, mode and extended attributes
-/// (an SELinux label is one of them) from `model`, if given. Leaves out a label that the
-/// kernel refuses. On an error, leaves no file behind.
+/// (an SELinux label is one of them) from `model`, if given. Leaves out a security label
+/// that the kernel refuses. If this fails, leaves no file behind.
 pub(super) fn write_new(
     path: &Path,
     pieces: &[&[u8]],
@@ -78,8 +78,8 @@ pub(super) fn write_unnamed(model: &Path, pieces: &[&[u8]]) -> Result<Option<Fil
     match opened {
         Ok(file) => fill(&file, model, pieces, Some(model)).map(|()| Some(file)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            // A kernel before 3.11 does not know the flag, so it tries to open the
-            // directory for writing, and refuses.
+            // Kernels before 3.11 do not know `O_TMPFILE`. They try to open the directory
+            // itself for writing, which fails.
             Some(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Ok(None),
             _ => Err(FileError::new("write beside", model)(error)),
         },
@@ -123,7 +123,7 @@ fn fill(
     match is_made_of(file, pieces) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            let error = io::Error::other("it has other bytes than were written");
+            let error = io::Error::other("the file differs from what digestfix wrote");
             Err(FileError::new("read back", path)(error))
         }
         Err(error) => Err(FileError::new("read back", path)(error)),
@@ -146,7 +146,7 @@ fn take_after(model: &Path, file: &File) -> io::Result<()> {
         };
         match set_attribute(file, &name, &value) {
             Err(error) if is_label(&name) && is_refusal(&error) => tracing::info!(
-                "the kernel refused to copy {name} of {path} to the new file: {error}",
+                "the kernel refused to copy the attribute {name} of {path} to the new file: {error}",
                 name = name.display(),
                 path = model.display()
             ),
@@ -168,11 +168,12 @@ fn is_label(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"security.")
 }
 
-/// Whether the kernel or its security policy refuses this label for this file. The new
-/// file then has the default label of its directory, as when Docker writes the file.
-/// Without `CAP_SYS_ADMIN`, which digestfix's services do not have, that happens if
-/// SELinux was switched off and the labels are still on the disk. `EACCES` comes from the
-/// policy itself. `EINVAL` means that the policy does not know the label.
+/// Whether the kernel or its security policy refuses a label for a new file. If so, the
+/// new file keeps the default label of its directory, as when Docker writes the file. If
+/// SELinux was switched off and old labels are still on the disk, the kernel lets only
+/// processes with `CAP_SYS_ADMIN` set such labels. digestfix's services do not have this
+/// capability. `EACCES` means that the policy forbids the label. `EINVAL` means that the
+/// policy does not know the label.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
@@ -180,7 +181,7 @@ fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-/// Exchanges the files of two names.
+/// Exchanges the names of two files, in one step if possible.
 pub(super) fn exchange(live: &Path, other: &Path) -> Result<(), FileError> {
     match renameat2(
         AT_FDCWD,
@@ -197,8 +198,8 @@ pub(super) fn exchange(live: &Path, other: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Exchanges the files in three steps. Only the second step changes which file is `live`,
-/// and that step is atomic.
+/// Exchanges the names of two files in three steps. Only the second step changes which
+/// file is `live`, and that step is atomic.
 fn exchange_by_link(live: &Path, other: &Path) -> Result<(), FileError> {
     let mut aside = other.as_os_str().to_owned();
     aside.push(".old");
@@ -214,7 +215,7 @@ fn exchange_by_link(live: &Path, other: &Path) -> Result<(), FileError> {
     })
 }
 
-/// Fsyncs the directory that a file lies in.
+/// Fsyncs the directory that contains a file.
 pub(super) fn sync_directory(file: &Path) -> Result<(), FileError> {
     let directory = file.parent().unwrap_or(file);
     directory::sync(file).map_err(FileError::new("sync", directory))

@@ -27,7 +27,7 @@ fn of_daemon_json(switch: &DaemonJson, now: Result<Option<Digest>, FileError>) -
     let path = switch.config_file.display();
     match now {
         Err(error) => Some(format!(
-            "{path} cannot be read, so it may not be as it was: {error}"
+            "{path} cannot be read, so the file may not be as it was: {error}"
         )),
         Ok(now) if now == switch.before => None,
         Ok(None) => Some(format!("{path} is gone")),
@@ -40,7 +40,7 @@ fn of_daemon_json(switch: &DaemonJson, now: Result<Option<Digest>, FileError>) -
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::fs;
 

@@ -1,9 +1,10 @@
 //! Files that an interrupted run left beside the reference store.
 //!
-//! The name of each file shows what it is. The file named after the transaction is the
-//! new store until the swap, and the old store after it. The file with `+` appended to
-//! the name is the store that undo was about to swap in. On file systems that cannot
-//! exchange names in one step, the file with `.old` appended is the old store.
+//! The name of each file shows which store it contains. The name with the transaction's
+//! ID belongs to the new store before the swap, and to the old store after the swap. If
+//! the name also ends in `+`, the file is a store that undo was about to swap in. If the
+//! name ends in `.old`, the file is the old store, on a file system that cannot exchange
+//! names in one step.
 
 use std::fs;
 use std::io;
@@ -21,9 +22,9 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::exchange::{FileError, write_new};
 
 /// Restores the reference store if it is missing or unreadable, for example after a power
-/// cut. Sets an unreadable store aside, and writes a complete copy of the old store in its
-/// place. If the old store has no copy, writes a copy of the new store. Fails if neither
-/// has one.
+/// cut. Sets an unreadable store aside, and writes a complete copy of the old store in
+/// its place. If there is no copy of the old store, writes a copy of the new store. Fails
+/// if there is no copy of either store.
 pub fn mend(
     journal: &Journal,
     images: &ImageDir,
@@ -40,8 +41,8 @@ pub fn mend(
         Err(error @ (ReadError::Missing { .. } | ReadError::Content { .. })) => error,
         _ => return Ok(()),
     };
-    // Restore nothing while a dockerd is running, because it would overwrite the store
-    // anyway.
+    // Restore nothing while a dockerd is running, because dockerd would overwrite the
+    // restored store.
     if images.is_in_use()? {
         return Ok(());
     }
@@ -59,12 +60,15 @@ pub fn mend(
     }
     fs::rename(&mended, &live).map_err(FileError::new("rename", &mended))?;
     directory::sync(&live).map_err(FileError::new("sync", lock.data_root()))?;
-    let detail = format!("the references could not be read ({error}): a whole copy is in place");
+    let detail = format!(
+        "the references could not be read ({error}), so digestfix put a complete copy in place"
+    );
     progress.step(Step::UndoCommit, &detail);
     Ok(())
 }
 
-/// Removes the files that nothing will read any more. Keeps the old store as a backup.
+/// Removes files that no program will read any more. Keeps the old reference store as a
+/// backup.
 pub fn remove(journal: &Journal, images: &ImageDir) {
     if images.driver() != journal.references.driver || images.read().is_err() {
         return;
@@ -90,9 +94,9 @@ pub fn remove(journal: &Journal, images: &ImageDir) {
     }
 }
 
-/// Finishes or cancels an interrupted three-step exchange. If the new store is in use,
-/// the old store gets the name of the backup. Otherwise, the old store loses its second
-/// name.
+/// Finishes or cancels an interrupted three-step exchange. If the new store is already in
+/// use, gives the old store the name of the backup. Otherwise, the old store is still in
+/// use, and this function removes the second name of the old store.
 fn finish_exchange(live: &Path, own: &Path) -> Result<(), FileError> {
     let mut staged = own.to_owned();
     loop {
@@ -120,7 +124,7 @@ fn read(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
     (hash(&bytes) == *wanted && Store::parse(bytes.as_slice()).is_ok()).then_some(bytes)
 }
 
-/// Removes a file that nothing reads. Returns false if that fails.
+/// Removes a file that no program reads. Returns false if that fails.
 fn remove_quietly(path: &Path) -> bool {
     match fs::remove_file(path) {
         Ok(()) => true,

@@ -1,7 +1,8 @@
-//! live-restore, switched on in daemon.json for the duration of a transaction.
+//! Keeps live-restore on in daemon.json for the duration of a transaction.
 //!
 //! If dockerd starts without live-restore, it ends every container that still runs. So
-//! before each start, digestfix ensures that the setting in the file is `true`.
+//! before each start of dockerd, digestfix ensures that live-restore is `true` in
+//! daemon.json.
 
 use std::path::Path;
 
@@ -25,7 +26,8 @@ pub(super) fn ensure_on(
     progress: &mut dyn Progress,
 ) -> Result<(), Failure> {
     if switch.is_none() {
-        // The file had the setting before the transaction, but may have lost it since.
+        // daemon.json had live-restore on before the transaction, but another program may
+        // have changed that since.
         *switch = Switch::plan(config_file, &journal.id, true)?;
         if let Some(switch) = switch {
             journal.note_daemon_json(switch.contents().clone(), lock)?;
@@ -44,8 +46,8 @@ pub(super) fn ensure_on(
 }
 
 impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
-    /// Ensures that live-restore is on before a start: without it, dockerd would end the
-    /// containers that have outlived its stop.
+    /// Ensures that live-restore is on before dockerd starts. Otherwise, dockerd would
+    /// end the containers that kept running while dockerd was stopped.
     pub(super) fn ensure_on(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let (Some(daemon), Some(journal)) = (self.daemon, &mut tx.journal) else {
             return Ok(());

@@ -1,14 +1,15 @@
-//! Holds back new connections to published ports while Docker is away.
+//! Holds back new connections to published ports while Docker is down.
 //!
-//! When dockerd stops, its docker-proxy processes end too. When it starts, it removes its
-//! packet filter rules and sets them up again. In between, a new connection to a
-//! published port would be refused. Instead, digestfix makes the kernel drop the first
-//! packet (TCP's SYN), and the client's kernel sends it again a second later. So the
-//! connection is late, but not lost.
+//! When dockerd stops, its docker-proxy processes end too. When dockerd starts, it
+//! removes its packet filter rules and sets them up again. In between, the kernel would
+//! refuse a new connection to a published port. Instead, digestfix makes the kernel drop
+//! the first packet (TCP's SYN), and the client's kernel sends that packet again a second
+//! later. So the connection is late, but not lost.
 //!
-//! The rules are in digestfix's own table. These rules match only packets that no other
-//! rule has redirected: packets that are forwarded to a container pass neither of the two
-//! chains. The kernel removes the table when the process ends.
+//! digestfix puts its packet filter rules into a table of its own. These rules do not
+//! match packets that another rule has redirected to a container, because the kernel
+//! forwards such packets, and forwarded packets do not pass through the table's chains.
+//! The kernel removes the table when digestfix ends.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,13 +19,14 @@ use std::os::fd::OwnedFd;
 use crate::docker::container::Published;
 use crate::sys::nf_tables::{Header, Hook, Meta, Rule, Table};
 
-/// Priority before the host's own filter rules, because those might refuse the packets
-/// that have to wait.
+/// Priority that puts digestfix's rules before the host's own filter rules, which might
+/// refuse packets that have to wait.
 const BEFORE_FILTER: i32 = -150;
 
-/// Priority after Docker's own address translation (-100), and before connection tracking
-/// records a connection. If connection tracking recorded a connection without
-/// translation, the later packets of the connection would not be translated either.
+/// Priority that puts digestfix's rules after Docker's own address translation (-100),
+/// and before connection tracking records a connection. If connection tracking recorded a
+/// connection without translation, the later packets of the connection would not be
+/// translated either.
 const AFTER_NAT: i32 = 0;
 
 const LOOPBACK: u32 = 1;
@@ -32,7 +34,7 @@ const TCP: u8 = 6;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 
-/// Holds back new connections until the returned descriptor is closed.
+/// Holds back new connections to these ports until the returned descriptor is closed.
 pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let mut table = incoming("digestfix", None, ports);
     table.chain("output", Some((Hook::Output, AFTER_NAT)));
@@ -44,9 +46,9 @@ pub fn hold(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
 }
 
 /// Like [`hold`], but only for ports on which no process listens, because docker-proxy
-/// serves its ports until it ends with dockerd. Use this function only while Docker stops
-/// and its address translation is still in place. A starting dockerd listens on ports
-/// before it serves them.
+/// still serves its ports until dockerd ends. Use this function only while Docker stops,
+/// and before Docker's address translation is removed. A starting dockerd listens on
+/// ports before it serves them.
 pub fn hold_unserved(ports: &BTreeSet<Published>) -> io::Result<OwnedFd> {
     let served = Rule::new().listened().accepts();
     incoming("digestfix-stop", Some(served), ports).create()

@@ -1,13 +1,13 @@
-//! Recovery of a killed restart.
+//! Recovery of a run that was killed while it restarted Docker.
 //!
-//! The reference store is complete at every instant, either old or new. So recovery
-//! leaves the reference store unchanged, unless a file system has lost it. Recovery
-//! starts Docker and everything that stopped along with it, and restores daemon.json.
-//! Each part checks the current state and does only what is missing, so a recovery can
-//! itself be killed and run again.
+//! At every instant, the reference store on disk is complete, either the old one or the
+//! new one. So recovery leaves the reference store unchanged, unless the file system has
+//! lost it. Recovery starts Docker and everything that stopped along with it, and
+//! restores daemon.json. Each step of a recovery checks the current state and does only
+//! what is missing. So if a recovery is killed, digestfix can run it again.
 //!
-//! After a reboot, systemd decides what runs. Recovery then only restores files and, once
-//! Docker runs, restart policies.
+//! After a reboot, systemd decides which units run. In this case, recovery restores only
+//! files. Once Docker runs, recovery also restores the containers' restart policies.
 
 use crate::docker::engine::Engine;
 use crate::state::journal::{Journal, Phase};
@@ -25,9 +25,10 @@ use crate::transaction::restart::live_restore::ensure_on;
 use crate::transaction::restart::reload::put_file_back;
 use crate::transaction::restart::start_block::StartBlock;
 
-/// Finishes the killed run of `journal`. The triggers and other units of `daemon` come
-/// from the journal. Returns the problems that the user has to fix: units and containers
-/// that do not start. On an error, the journal stays.
+/// Finishes the killed run that `journal` describes. `daemon` contains the units that
+/// trigger Docker. The journal lists these units too, and also the other units that
+/// stopped along with Docker. Returns the problems that the user has to fix: units and
+/// containers that do not start. If this fails, the journal stays on disk.
 pub async fn recover<M: ServiceManager, E: Engine>(
     journal: &mut Journal,
     images: &ImageDir,
@@ -40,15 +41,16 @@ pub async fn recover<M: ServiceManager, E: Engine>(
         StartBlock::sweep(daemon.docker.manager, daemon.runtime_units, daemon.unit()).await
     {
         progress.warning(&format!(
-            "the start block of the interrupted run could not be removed: {error}"
+            "digestfix could not remove the start block of the interrupted run: {error}"
         ));
     }
     let references = leftovers::mend(journal, images, lock, progress);
-    // End the records before Docker runs, because Docker's clients change the references
-    // too.
+    // Before Docker starts, note in each history record how its run ended. After the
+    // start, Docker's clients may change the references.
     end_records(Some(&journal.id), lock, progress);
-    // Free the space before Docker starts. daemon.json is restored later, and if the run
-    // created its directory, that directory has to be empty by then.
+    // Free the reserved disk space before Docker starts. Also, a reserve may be in a
+    // directory that the killed run created for daemon.json. Recovery later removes that
+    // directory, which must be empty by then.
     reserve::sweep(lock.data_root(), &daemon.writes_at_start());
     let problems = if journal.is_of_another_boot() {
         after_a_boot(journal, lock, daemon, progress).await?
@@ -113,7 +115,7 @@ async fn missing<M: ServiceManager, E: Engine>(
         .iter()
         .map(|change| {
             format!(
-                "container {change}. Make room (df -h {root}; df -i {root}), then: systemctl restart {unit}",
+                "container {change}. Make sure that the disk has room (df -h {root}; df -i {root}), then: systemctl restart {unit}",
                 root = data_root.display(),
                 unit = daemon.unit()
             )
@@ -141,9 +143,9 @@ async fn after_a_boot<M: ServiceManager, E: Engine>(
     containers
 }
 
-/// Recovers the files on a host where Docker is not running, because Docker is about to
-/// start or the disk belongs to another host. Returns false if the other parts of the
-/// recovery have to wait for Docker. On an error, the journal stays.
+/// Recovers the files on a host where Docker is not running: either Docker is about to
+/// start, or the disk belongs to another host. Returns false if the other parts of the
+/// recovery have to wait for Docker. If this fails, the journal stays on disk.
 pub fn recover_files(
     journal: &Journal,
     images: &ImageDir,

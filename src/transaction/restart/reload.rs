@@ -14,15 +14,15 @@ use crate::transaction::outcome::{Failure, Progress, Step};
 use crate::transaction::restart::daemon::Daemon;
 use crate::transaction::restart::daemon_json::{Now, Switch};
 
-/// Timeout for a reload, which normally takes milliseconds. dockerd's API does not report
-/// that dockerd has refused a reload.
+/// Timeout for a reload, which normally takes milliseconds. digestfix needs a timeout
+/// because dockerd's API does not report a refused reload.
 const RELOAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Pause between two checks whether a reload has taken effect.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Pause between two checks of dockerd's log. The event of an accepted reload arrives
-/// before the first check.
+/// Pause between two checks of dockerd's log. If dockerd accepts a reload, the event that
+/// reports the reload arrives before the first check.
 const LISTEN_AGAIN: Duration = Duration::from_millis(300);
 
 /// Restores the original daemon.json, or warns that another program has changed it.
@@ -31,7 +31,7 @@ fn put_back(switch: &Switch, detail: &str, progress: &mut dyn Progress) -> Resul
         progress.step(Step::TakeBack, detail);
     } else {
         progress.warning(&format!(
-            "another process changed {} meanwhile: digestfix leaves it as it is",
+            "another process changed {} meanwhile, so digestfix leaves the file unchanged",
             switch.contents().config_file.display()
         ));
     }
@@ -40,7 +40,7 @@ fn put_back(switch: &Switch, detail: &str, progress: &mut dyn Progress) -> Resul
 
 /// Restores daemon.json when no running dockerd has to reload it.
 pub(super) fn put_file_back(switch: &Switch, progress: &mut dyn Progress) -> Result<(), Failure> {
-    put_back(switch, "daemon.json is what it was", progress)
+    put_back(switch, "daemon.json is as it was before", progress)
 }
 
 /// Accepts another program's daemon.json as the file to restore in the end.
@@ -55,7 +55,7 @@ pub(super) fn adopt(
     journal.note_daemon_json(switch.contents().clone(), lock)?;
     let kept = kept.map(|kept| format!("; the former version is in {}", kept.display()));
     progress.warning(&format!(
-        "another process changed {} meanwhile; digestfix keeps that version{}",
+        "another process changed {} meanwhile; digestfix keeps the changed version{}",
         switch.contents().config_file.display(),
         kept.unwrap_or_default()
     ));
@@ -63,9 +63,9 @@ pub(super) fn adopt(
 }
 
 impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
-    /// Switches live-restore on. On an error, there may be something to undo. If `switch`
-    /// is `None`, live-restore is already on in the file, and dockerd only has to reload
-    /// it.
+    /// Switches live-restore on. If this fails, the caller may have to undo a part of the
+    /// change. If `switch` is `None`, live-restore is already on in the file, and dockerd
+    /// only has to reload it.
     pub(super) async fn switch_on(&self, switch: Option<&Switch>) -> Result<(), Failure> {
         if let Some(switch) = switch {
             switch.put_on()?;
@@ -88,8 +88,8 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         {
             if says_live_restore(theirs.as_deref()) {
                 progress.warning(&format!(
-                    "another process changed {} meanwhile. Check its live-restore, which may come from \
-                     digestfix. The former version is in {}",
+                    "another process changed {} meanwhile. Check the live-restore setting in that file: \
+                     the setting may come from digestfix. The former version of the file is in {}",
                     switch.contents().config_file.display(),
                     switch.aside().display()
                 ));
@@ -104,7 +104,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
         }
         put_back(
             switch,
-            "live-restore and daemon.json are what they were",
+            "live-restore and daemon.json are as they were before",
             progress,
         )
     }
@@ -137,8 +137,9 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
             reloads.next().await?;
             reloaded = true;
             // The event may belong to a reload that another client requested a moment
-            // earlier. Also, engines from 25 on may give simultaneous requests one shared
-            // answer that is older than the reload.
+            // earlier. Also, engines from version 25 on may answer simultaneous requests
+            // with the same data. The engine may have collected this data before the
+            // reload.
             while self.engine.info().await?.live_restore != on {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
@@ -158,7 +159,7 @@ impl<M: ServiceManager, E: Engine> Daemon<'_, M, E> {
     }
 
     /// Waits for dockerd to refuse its configuration. Returns dockerd's log message, or
-    /// `None` if a reload takes too long.
+    /// `None` if dockerd logs no refusal in time.
     async fn refusal(&self, since: SystemTime) -> Option<String> {
         let deadline = Instant::now() + RELOAD_WITHIN;
         while Instant::now() < deadline {

@@ -1,5 +1,5 @@
-//! The new reference store that a plan results in, and the hashes of the old and the new
-//! store for the journal.
+//! The contents of the new reference store according to a plan, and the hashes of the old
+//! and the new store for the journal.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,16 +18,16 @@ pub(super) struct Rendered {
     pub text: Text,
     /// The new file's hash.
     pub after: Digest,
-    /// The new file on disk, still unnamed. `None` if the file system does not support
-    /// unnamed files.
+    /// The new file on disk, which has no name yet. `None` if the file system does not
+    /// support unnamed files.
     pub written: Result<Option<File>, FileError>,
 }
 
 impl Rendered {
-    /// Hashes both files and writes the new one beside `live`, all three in parallel
-    /// because they take the longest.
+    /// Hashes both files, and writes the new file beside `live`. Makes the two hashes and
+    /// writes the file in parallel, because these steps take the longest.
     pub(super) fn new(live: &Path, before: &Store, plan: &Plan) -> Self {
-        // Without a change, keep the bytes of the old file.
+        // If the plan changes nothing, keep the bytes of the old file.
         let text = match plan.is_empty() {
             true => before.text_as_read(),
             false => plan.after.text(),

@@ -4,8 +4,8 @@
 //! A runtime drop-in adds `AssertPathExists=!/proc/PID/fd/N` to the unit, where N is a
 //! descriptor of this process (`systemd.unit(5)`: a failed assert fails the start job and
 //! leaves the unit as it is). The path exists as long as the descriptor is open. So the
-//! block ends as soon as the descriptor is closed or this process dies, and a drop-in
-//! that is left behind cannot keep Docker from starting.
+//! block ends as soon as the descriptor is closed or this process dies. After that, a
+//! drop-in that is left behind cannot prevent Docker from starting.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -22,12 +22,12 @@ use crate::systemd::{ServiceManager, SystemdError, Unit};
 
 pub const DROP_IN: &str = "zz-digestfix-start-block.conf";
 
-/// The most bytes that digestfix reads from a drop-in.
+/// The maximum number of bytes that digestfix reads from a drop-in.
 const MAX_DROP_IN: u64 = 64 * 1024;
 
-/// The lowest number for the descriptor. Few processes have this many descriptors. So
-/// after this process has ended, another process with the same ID hardly ever has the
-/// same path.
+/// The lowest number for the descriptor in the start block. Few processes have this many
+/// descriptors. So if another process later gets the same process ID, the `/proc` path
+/// hardly ever exists again.
 const FIRST_DESCRIPTOR: i32 = 200;
 
 #[derive(Debug, thiserror::Error)]
@@ -37,15 +37,15 @@ pub enum StartBlockError {
     #[error("{0}")]
     Systemd(#[from] SystemdError),
     /// systemd knows this process by another ID, because the process runs in its own PID
-    /// namespace. So systemd would check the path of another process.
+    /// namespace. So systemd would check the `/proc` path of another process.
     #[error(
-        "this process has ID {seen} for systemd, but {own} for itself: run digestfix on the host, not in a \
-         container"
+        "systemd sees digestfix as process {seen}, but digestfix sees itself as process {own}: run digestfix on \
+         the host, not in a container"
     )]
     OtherPidNamespace {
-        /// The process ID that the bus reports.
+        /// The ID of this process that D-Bus reports.
         seen: u32,
-        /// The process ID in this namespace.
+        /// The ID of this process in its own namespace.
         own: u32,
     },
     #[error(
@@ -68,7 +68,7 @@ pub struct StartBlock {
 
 impl StartBlock {
     /// Writes the drop-in and makes systemd load it, so that the unit cannot start any
-    /// more. On an error, leaves nothing behind.
+    /// more. If this fails, leaves nothing behind.
     pub async fn place(
         manager: &impl ServiceManager,
         runtime_units: &Path,
@@ -139,8 +139,8 @@ impl StartBlock {
             .open(&self.drop_in)?;
         writeln!(
             file,
-            "# Written by digestfix, which removes it when it is done. Without effect once the\n\
-             # process is gone.\n\
+            "# Written by digestfix, which removes this file at the end of the run. The file has no effect\n\
+             # after the digestfix process has ended.\n\
              [Unit]\nAssertPathExists=!{}",
             self.path()
         )
@@ -153,9 +153,9 @@ impl StartBlock {
     ) -> Result<(), StartBlockError> {
         manager.reload().await?;
         let unit = manager.unit(&self.unit).await?;
-        // systemd before v255 does not always report drop-ins that it has not read yet
-        // (NeedDaemonReload). The reload has made it read them, so check that no other
-        // drop-in has changed.
+        // Versions of systemd before v255 do not always report drop-ins that they have
+        // not read yet (NeedDaemonReload). The reload has made systemd read all drop-ins,
+        // so check that no drop-in except digestfix's own is new or gone.
         let own = self.drop_in.to_string_lossy();
         let others = |unit: &Unit| -> BTreeSet<String> {
             let paths = unit.drop_in_paths.iter();
@@ -178,7 +178,7 @@ impl StartBlock {
         }
     }
 
-    /// Lets the unit start again, immediately and without a request to systemd.
+    /// Allows the unit to start again, immediately and without a request to systemd.
     pub fn release(&mut self) {
         self.descriptor = None;
     }
@@ -238,7 +238,7 @@ fn descriptor(first: i32) -> io::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::sys::directory::tests::{modes, with_umask_of_0};

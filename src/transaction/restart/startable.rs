@@ -1,6 +1,6 @@
-//! Checks before the stop that Docker will be able to start again, by making the running
-//! dockerd reload its configuration file. If dockerd accepts the file, digestfix records
-//! that for later runs.
+//! Checks, before the stop of Docker, that Docker will be able to start again: digestfix
+//! makes the running dockerd reload its configuration file. If dockerd accepts the file,
+//! digestfix records that for later runs.
 
 use crate::docker::engine::Engine;
 use crate::image::digest::Digest;
@@ -34,9 +34,10 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         Ok(())
     }
 
-    /// The hash of the configuration file with which Docker is known to start, for the
-    /// history record. If this run is killed, a later run needs this hash, because
-    /// recovery restores daemon.json, and the file is then newer than dockerd.
+    /// The hash of the configuration file for the history record, if Docker is known to
+    /// start with this file. If this run is killed, recovery restores daemon.json. The
+    /// file's times are then later than the start of dockerd, so a later run needs the
+    /// hash.
     pub(super) fn known_to_start(&self) -> Option<Digest> {
         let startable = &self.daemon?.impact.startable;
         let is_known = startable.doubts.is_empty() && !startable.needs_reload;
@@ -44,14 +45,15 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         checked.hash.clone()
     }
 
-    /// Records the file as one that dockerd starts with, unless there are doubts.
+    /// Records that dockerd starts with this configuration file, unless there are doubts
+    /// about that.
     pub(super) fn knows_to_start(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
         if daemon.impact.startable.doubts.is_empty() {
             self.has_started(tx, daemon);
         }
     }
 
-    /// Records the file as one that dockerd starts with.
+    /// Records that dockerd starts with this configuration file.
     pub(super) fn has_started(&mut self, tx: &mut Tx<'_, M>, daemon: Daemon<'_, M, E>) {
         let checked = daemon.impact.startable.checked.as_ref();
         let (Some(record), Some(checked)) = (&mut tx.record, checked) else {
@@ -69,8 +71,9 @@ impl<M: ServiceManager, E: Engine> Restart<'_, M, E> {
         }
     }
 
-    /// Fails unless the configuration file is still the checked one, or digestfix's own
-    /// version of it with live-restore changed.
+    /// Fails if another program has changed the configuration file since digestfix
+    /// checked it. Accepts digestfix's own version of the file, which has another value
+    /// of live-restore.
     pub(super) fn see_configuration(&self, daemon: Daemon<'_, M, E>) -> Result<(), Failure> {
         let Some(checked) = &daemon.impact.startable.checked else {
             return Ok(());

@@ -1,8 +1,9 @@
-//! Swap: the only change on disk, an exchange of two names.
+//! Swap: replaces the reference store by exchanging the names of two files.
 //!
 //! digestfix writes and syncs the new store beside the old one, while Docker still runs.
-//! The commit is then a single exchange of the two names, and so is its undo. At every
-//! instant, `repositories.json` is a complete file, either the old one or the new one.
+//! The commit is then a single exchange of the two names, and the undo is another such
+//! exchange. At every instant, `repositories.json` is a complete file, either the old one
+//! or the new one.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -14,9 +15,9 @@ use crate::state::lock::RootLock;
 use crate::store::data_root::ImageDir;
 use crate::transaction::restart::exchange::{FileError, exchange, name, sync_directory, write_new};
 
-/// A new store, on disk beside the one in use.
+/// A new reference store that is on disk beside the store in use.
 ///
-/// Removed when dropped, unless it was swapped in.
+/// Dropping this value removes the file, unless the store was swapped in.
 #[derive(Debug)]
 pub struct Staged {
     live: PathBuf,
@@ -24,7 +25,7 @@ pub struct Staged {
     written: Written,
 }
 
-/// A new store that is in use, with the old store beside it.
+/// A new reference store that is in use, with the old store on disk beside it.
 #[derive(Debug)]
 pub struct Swapped {
     live: PathBuf,
@@ -52,8 +53,8 @@ impl Written {
 }
 
 impl Staged {
-    /// Writes and syncs a new store beside the one in use, with the same owner, mode and
-    /// extended attributes (an SELinux label is one of them). On an error, leaves no file
+    /// Writes and syncs a new store beside the store in use, with the same owner, mode
+    /// and extended attributes (such as an SELinux label). If this fails, leaves no file
     /// behind.
     pub fn write(
         images: &ImageDir,
@@ -67,7 +68,7 @@ impl Staged {
     }
 
     /// Like [`Staged::write`], for a new store that is already in an unnamed file. `None`
-    /// if the file cannot get a name. On an error, leaves no file behind.
+    /// if the file cannot get a name. If this fails, leaves no file behind.
     pub fn name(
         images: &ImageDir,
         lock: &RootLock,
@@ -94,11 +95,11 @@ impl Staged {
         })
     }
 
-    /// Makes the staged store the one in use. The old store gets the name of the staged
-    /// file, and stays on disk. On an error, the old store is still in use.
+    /// Puts the staged store in use. The old store gets the name of the staged file, and
+    /// stays on disk. If this fails, the old store is still in use.
     pub fn swap(mut self, lock: &RootLock) -> Result<Swapped, FileError> {
         let Some(other) = self.other.take() else {
-            unreachable!("a staged store is there until it is swapped in or dropped")
+            unreachable!("a staged store has a file until the store is swapped in or dropped")
         };
         if let Err(error) = exchange(&self.live, &other) {
             self.other = Some(other);
@@ -123,12 +124,12 @@ impl Staged {
 fn places(images: &ImageDir, lock: &RootLock, id: &str) -> Result<(PathBuf, PathBuf), FileError> {
     let live = images.store_path();
     if lock.data_root() != images.data_root() {
-        let error = io::Error::other("another data root is locked than the one to be written");
+        let error = io::Error::other("digestfix holds the lock of another data root");
         return Err(FileError::new("write beside", &live)(error));
     }
     let mut path = beside(&live, id);
-    // The first name may be taken by another store of the same transaction: undo writes a
-    // second one.
+    // Another store of the same transaction may already have this name, because undo
+    // writes a second new store.
     while path.symlink_metadata().is_ok() {
         path.as_mut_os_string().push("+");
     }
@@ -144,7 +145,8 @@ impl Drop for Staged {
 }
 
 impl Swapped {
-    /// Whether the store in use is the very file that was staged, without changes.
+    /// Whether the store in use is the file that was staged, and no program has changed
+    /// it.
     pub fn is_in_use(&self) -> Result<bool, FileError> {
         let metadata = fs::symlink_metadata(&self.live);
         let metadata = metadata.map_err(FileError::new("look at", &self.live))?;

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::Cell;
 use std::fs;
@@ -39,8 +39,8 @@ mod unread;
 const STORE: &str = r#"{"Repositories":{"a":{"a:1":"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}}}"#;
 const DIGEST: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 
-/// A host whose Docker has one reference, and what is known about the host before the
-/// restart.
+/// A host whose Docker has one reference, and what digestfix knows about the host before
+/// the restart.
 struct World {
     root: TempDir,
     systemd: FakeSystemd,
@@ -49,11 +49,12 @@ struct World {
     units: PathBuf,
     policy: ContainerPolicy,
     swarm: bool,
-    /// The engine is so old that it does not resume health checks.
+    /// Whether the engine is so old that it does not resume health checks after a
+    /// restart.
     old: bool,
-    /// What is known about the next start of Docker.
+    /// What digestfix knows about the next start of Docker.
     startable: Startable,
-    /// digestfix holds new connections to published ports.
+    /// Whether digestfix holds back new connections to published ports.
     holds_ports: bool,
 }
 
@@ -102,7 +103,7 @@ impl World {
         world
     }
 
-    /// Adds an image whose ID consists of this digit only.
+    /// Adds an image whose ID is a repetition of one digit.
     fn has_image(&self, digit: char) {
         let ids = self.images().path().join("imagedb/content/sha256");
         fs::write(ids.join(digit.to_string().repeat(64)), "").unwrap();
@@ -157,7 +158,8 @@ impl World {
     }
 }
 
-/// The steps that ended, the warnings, and the texts of work that began.
+/// Collects the steps that ended, the warnings, and the descriptions of the work that
+/// began.
 #[derive(Default)]
 struct Steps(Vec<Step>, Vec<String>, Vec<String>);
 
@@ -226,8 +228,8 @@ fn impact(world: &World) -> Impact {
     }
 }
 
-/// Lets only one test run at a time. A start block depends on the number of a descriptor
-/// of this process, and another test could get the same number as soon as it is free.
+/// Lets only one test run at a time. A start block depends on the number of a file
+/// descriptor of this process, and another test could get the same number.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -262,7 +264,7 @@ fn transact_all(world: &World) -> (Outcome, Steps) {
     transact_for(world, &Goal::Claims(&request), &new_id())
 }
 
-/// Runs a transaction with this ID. Retention keeps two backups.
+/// Runs a transaction with this ID. After the run, digestfix keeps at most two backups.
 fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
     let _alone = alone();
     block_on(async {
@@ -294,7 +296,7 @@ fn transact_for(world: &World, goal: &Goal<'_>, id: &str) -> (Outcome, Steps) {
         );
         id.clone_into(&mut tx.id);
         let mut restart = Restart::new(goal, Some(daemon), before);
-        // Takes the place of the socket that owns the nf_tables table.
+        // This file takes the place of the socket that owns the nf_tables table.
         let held = || fs::File::open("/dev/null").unwrap().into();
         restart.held_ports = world.holds_ports.then(held);
         let outcome = tx.run(restart).await;
@@ -329,7 +331,7 @@ fn is_clean(world: &World) {
             .filter(|one| one.as_ref().unwrap().file_name() != "hosts")
             .count())
             <= 1,
-        "nothing beside daemon.json and hosts"
+        "etc contains no file except daemon.json and hosts"
     );
     assert_eq!(fs::read_dir(&world.units).unwrap().count(), 0);
 }
@@ -356,7 +358,7 @@ fn all_goes_well() {
     assert_eq!(
         *world.systemd.calls.borrow(),
         ["watchdog", "reload", "stop", "start", "reload"],
-        "nothing is asked of systemd twice"
+        "digestfix sends systemd no other requests"
     );
 }
 
@@ -370,8 +372,7 @@ fn reserve(data_root: &Path) -> u64 {
         .sum()
 }
 
-/// The number of bytes that the reserve holds at the most recent call of the method
-/// `call`.
+/// The number of bytes that the reserve holds when systemd's method `call` is called.
 fn reserve_at(world: &World, call: &'static str) -> Rc<Cell<Option<u64>>> {
     let (found, root) = (Rc::default(), world.root.path().to_owned());
     let finds: Rc<Cell<_>> = Rc::clone(&found);
@@ -392,7 +393,7 @@ fn space_is_held_while_docker_is_stopped_and_freed_before_its_start() {
     assert!(started > 0 && started <= all / 2 + all / 8, "{started}");
     assert_eq!(reserve(world.root.path()), 0);
 
-    // Undo frees the whole reserve before it starts Docker, so nothing of it remains.
+    // Undo frees the whole reserve before it starts Docker.
     let world = World::new();
     world.engine.lies.set(true);
     let started = reserve_at(&world, "start");
@@ -441,7 +442,11 @@ fn what_a_killed_run_held_is_freed_before_docker_is_started() {
     let started = reserve_at(&world, "start");
     assert_eq!(recover(&world).unwrap(), [""; 0]);
     assert!(world.engine.runs.get());
-    assert_eq!(started.get(), Some(0), "freed before the start");
+    assert_eq!(
+        started.get(),
+        Some(0),
+        "recovery frees the reserve before the start"
+    );
     assert_eq!(reserve(world.root.path()), 0);
 }
 
@@ -492,7 +497,7 @@ fn what_is_waited_for_is_said_before() {
         [
             "starting a watchdog",
             "writing the new references",
-            "keeping docker.service from being started",
+            "blocking starts of docker.service",
             "stopping docker.service, docker.socket",
             "changing the references",
             "starting docker.service, docker.socket",
@@ -522,8 +527,8 @@ fn a_failing_call_is_undone_wherever_it_is() {
     }
 }
 
-/// At any instant, a killed run leaves the mark of the load, unless the claims are
-/// recorded.
+/// The mark of an interrupted load stays on disk until the claims are recorded, so the
+/// mark is still there after a run is killed.
 #[test]
 fn the_mark_of_a_load_goes_once_its_claims_are_recorded() {
     for (fails, is_there) in [(None, false), (Some(("stop", 0)), true)] {
@@ -541,7 +546,7 @@ fn the_mark_of_a_load_goes_once_its_claims_are_recorded() {
         });
         world.systemd.fails.set(fails);
         transact(&world);
-        assert!(seen.get(), "journal and mark are both there");
+        assert!(seen.get(), "the journal and the mark are both on disk");
         assert_eq!(Loading::read(&data_root).is_some(), is_there);
         assert!(Journal::read(&data_root).unwrap().is_none());
     }
@@ -577,7 +582,7 @@ fn an_engine_that_ends_instead_of_answering() {
     assert!(steps.contains(&Step::UndoCommit));
 }
 
-/// A unit of type simple is active before dockerd answers.
+/// A systemd service of type `simple` is active before dockerd answers.
 #[test]
 fn an_engine_that_answers_late_is_waited_for() {
     let world = World::new();
@@ -614,8 +619,8 @@ fn an_engine_that_answers_otherwise() {
     assert!(steps.contains(&Step::UndoStop));
 }
 
-/// The second stop fails, which is the stop during undo. The file cannot be restored
-/// while Docker runs, so the outcome names the file with the old store.
+/// The second stop of Docker fails: the stop during undo. digestfix cannot restore the
+/// file while Docker runs, so the outcome names the file with the old store.
 #[test]
 fn an_undo_that_cannot_stop_docker() {
     let world = World::new();
@@ -638,7 +643,7 @@ fn an_undo_that_cannot_stop_docker() {
         panic!("{store:?}");
     };
     assert_eq!(fs::read_to_string(backup).unwrap(), STORE);
-    assert!(world.engine.runs.get(), "and Docker runs all the same");
+    assert!(world.engine.runs.get(), "Docker runs although undo failed");
 }
 
 #[test]
@@ -678,19 +683,19 @@ fn a_docker_that_never_starts_again() {
     assert_eq!(
         world.systemd.watchdogs.borrow().len(),
         1,
-        "which tries as well"
+        "the watchdog keeps trying"
     );
 
     world.systemd.fails.set(None);
     assert!(
         matches!(recover(&world), Ok(problems) if problems.is_empty()),
-        "once that is mended"
+        "recovery succeeds once systemd starts Docker"
     );
     assert!(world.engine.runs.get());
     assert_eq!(
         world.systemd.watchdogs.borrow().len(),
         0,
-        "it is not needed any more"
+        "the recovery ends the watchdog"
     );
     is_clean(&world);
 }
@@ -706,8 +711,8 @@ fn clients_that_are_let_go_are_told_of() {
         let warnings = steps.1.iter();
         let of_ports = warnings.filter(|text| {
             text.as_str()
-                == "Docker has been away for 10 s: new connections to published ports are \
-                    refused until it is back"
+                == "Docker has been down for 10 s: new connections to published ports are \
+                    refused until Docker answers"
         });
         assert_eq!(
             of_ports.count(),
@@ -741,7 +746,11 @@ fn keeps(world: &World, config: Option<&str>) {
     assert_eq!(world.config().as_deref(), config, "daemon.json");
     let name = world.config_file().symlink_metadata();
     let directory = world.config_file().parent().unwrap().exists();
-    assert_eq!(directory, name.is_ok(), "nothing that was not there");
+    assert_eq!(
+        directory,
+        name.is_ok(),
+        "a directory that digestfix created is gone"
+    );
     assert!(!world.engine.live_restore());
     assert_eq!(world.statuses(), [(100, Status::Running)]);
 }
@@ -849,8 +858,8 @@ fn each_failing_reload_leaves_daemon_json_and_containers() {
     }
 }
 
-/// The reload fails after the references were changed. The outcome says so, and the
-/// journal stays for `digestfix recover`.
+/// The reload fails after digestfix has changed the references. The outcome reports this,
+/// and the journal stays for `digestfix recover`.
 #[test]
 fn a_reload_that_fails_on_the_way_back() {
     let world = world_with(Some("{}"));
@@ -883,12 +892,16 @@ fn somebody_elses_edit_stays_and_containers_too() {
             .unwrap()
             .map(|child| fs::read_to_string(child.unwrap().path()).unwrap())
             .collect();
-        assert!(kept.contains(&"{}".to_owned()), "what was found is kept");
+        assert!(
+            kept.contains(&"{}".to_owned()),
+            "digestfix keeps the original file"
+        );
         assert_eq!(kept.len(), 2, "{kept:?}");
     }
 }
 
-/// If a setting is removed from the file, dockerd keeps its value until it starts again.
+/// If a setting is removed from daemon.json, dockerd keeps the value until dockerd starts
+/// again.
 #[test]
 fn an_engine_that_says_otherwise_than_its_file() {
     for config in CONFIGS {
@@ -902,8 +915,8 @@ fn an_engine_that_says_otherwise_than_its_file() {
     }
 }
 
-/// A killed run may leave daemon.json and dockerd in any of these states. For each of
-/// them, a recovery restores the original file, and so does a second recovery.
+/// A killed run may leave daemon.json and dockerd in any of several states. For each
+/// state, a recovery restores the original file, and so does a second recovery.
 #[test]
 fn every_state_of_daemon_json_is_recovered() {
     let variants = |config: Option<&str>| {
@@ -912,7 +925,7 @@ fn every_state_of_daemon_json_is_recovered() {
     for config in CONFIGS {
         let [on, off] = variants(config);
         let found = config.map(|text| text.as_bytes().to_vec());
-        // The contents of daemon.json, of the file set aside, of the next file, and of
+        // The contents of four files: daemon.json, the file set aside, the next file, and
         // the file under the third name.
         let states = [
             (found.clone(), None, None, None),
@@ -934,8 +947,9 @@ fn every_state_of_daemon_json_is_recovered() {
             ] {
                 let says_on = state.0.as_ref() == Some(&on);
                 if !runs && !says_on && number != 0 {
-                    // Docker can only be down while the file says `true`, or after
-                    // another program has restored the file.
+                    // While Docker is down, live-restore in daemon.json is always `true`,
+                    // unless another program has restored the file. So skip the states
+                    // that cannot occur.
                     continue;
                 }
                 let world = world_with(config);
@@ -1085,7 +1099,8 @@ fn a_container_that_comes_in_between_is_not_lost() {
     }
 }
 
-/// Docker starts a container with this restart policy whenever Docker itself starts.
+/// Docker starts a container with the restart policy `always` whenever Docker itself
+/// starts.
 #[test]
 fn what_is_down_stays_down() {
     for failing in [None, Some("stop"), Some("start")] {

@@ -1,6 +1,6 @@
-//! References that the file contains but the running engine does not have, because
-//! another program changed the file after the engine started. digestfix restarts the
-//! engine so that it reads these references, even if the plan changes nothing.
+//! References that are in Docker's reference file but not in the running engine, because
+//! another program changed the file after the engine started. Even if the plan changes
+//! nothing, digestfix restarts Docker so that the engine reads these references.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,13 +14,14 @@ use crate::store::data_root::ImageDir;
 use crate::store::repositories::Store;
 use crate::transaction::image_store::PlanError;
 
-/// If there are more references than this, digestfix asks for all of them in one listing.
+/// If there are more references than this, digestfix asks the engine to list all its
+/// references.
 const ONE_BY_ONE: usize = 16;
 
-/// For a plan without changes: the references that the running Docker will have only
-/// after a restart. Empty if the file has not changed since the engine started: the
-/// engine has read the file, and if it lacks a reference anyway, another restart would
-/// not help.
+/// For a plan without changes, returns the references that the running Docker will have
+/// only after a restart. Returns no reference if the file has not changed since the
+/// engine started. In that case, the engine has read the file, and another restart would
+/// add no reference that the engine lacks.
 pub async fn stale<E: Engine>(
     engine: &E,
     host: &Managed,
@@ -50,9 +51,10 @@ pub async fn stale<E: Engine>(
     }
 }
 
-/// For a plan without changes: the claimed references that the engine lacks or has for
-/// another image, and the dropped references that it still has. Leaves out references
-/// whose image the engine does not know, because a restart would not change that.
+/// For a plan without changes, returns the claimed references that the engine lacks or
+/// has for another image, and the dropped references that the engine still has. Leaves
+/// out references whose image the engine does not know, because a restart would not
+/// change that.
 pub async fn unread<E: Engine>(
     engine: &E,
     plan: &Plan,
@@ -84,9 +86,9 @@ pub async fn unread<E: Engine>(
     Ok(unread)
 }
 
-/// The references, each with its image, that the engine lists but that the file does not
-/// contain with the same image. A restart would lose them. Leaves out those that are
-/// `unread`.
+/// The references that the engine lists, but that are missing in the file or belong to
+/// another image there. Returns each reference with the engine's image. A restart would
+/// lose these references. Leaves out the references in `unread`.
 pub fn only_in_engine(
     listed: &References,
     file: &Store,

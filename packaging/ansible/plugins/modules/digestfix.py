@@ -13,7 +13,7 @@ description:
   - Runs C(digestfix apply) on the host. It locks Docker's data root, stops Docker, changes Docker's references,
     starts Docker, and asks the engine whether it finds each image by its digest. If a step fails, it undoes
     everything.
-  - When all claims hold already, the module touches nothing and stops nothing.
+  - When all claims are already true, the module touches nothing and stops nothing.
   - In check mode it runs C(digestfix plan), which touches nothing, and fails if an apply would be refused.
 author:
   - The digestfix authors

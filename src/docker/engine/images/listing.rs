@@ -14,10 +14,10 @@ use crate::image::reference::Reference;
 pub struct Listing {
     images: Vec<Listed>,
     is_complete: bool,
-    /// The blobs that the engine can read. `None` if containerd did not list them.
+    /// The blobs that the engine can read. `None` if containerd did not list its blobs.
     blobs: Option<BTreeSet<Digest>>,
-    /// For each tag and digest reference, the index of the image that the engine finds by
-    /// it.
+    /// For each tag and digest reference, the position in `images` of the image that the
+    /// engine finds by this reference.
     places: BTreeMap<Reference, usize>,
 }
 
@@ -50,8 +50,8 @@ impl Listing {
         }
     }
 
-    /// The records in an engine's containerd: names with their manifests or indexes, and
-    /// the blobs that the engine can read.
+    /// A list of images from the records in the engine's containerd. `blobs` contains the
+    /// blobs that the engine can read.
     pub fn by_containerd(images: Vec<Listed>, blobs: BTreeSet<Digest>) -> Self {
         Self {
             blobs: Some(blobs),
@@ -68,8 +68,8 @@ impl Listing {
         self.images.get(*self.places.get(reference)?)
     }
 
-    /// Whether the engine can read a blob. Also true if it is unknown which blobs the
-    /// engine can read.
+    /// Whether the engine can read a blob. Also true if digestfix does not know which
+    /// blobs the engine can read.
     pub fn reads(&self, blob: &Digest) -> bool {
         self.blobs.as_ref().is_none_or(|blobs| blobs.contains(blob))
     }
@@ -80,15 +80,15 @@ impl Listing {
     }
 
     /// Whether the engine certainly finds this image. The engine finds every image in its
-    /// own list. But if containerd has a name whose blobs are missing, the answer depends
-    /// on the engine's version: 28.5 finds the image, 26.1 does not.
+    /// own list. For a name in containerd whose blobs are missing, the answer depends on
+    /// the engine's version: Docker 28.5 finds the image, and Docker 26.1 does not.
     pub fn is_found(&self, listed: &Listed, content: &ContentStore) -> bool {
         let has_image = |target| content.has_image(&target, |blob| self.reads(blob));
         self.blobs.is_none() || listed.target().is_some_and(has_image)
     }
 
-    /// The image that the engine finds by a reference. Asks the engine about this
-    /// reference if the list does not show the answer.
+    /// The image that the engine finds by a reference. If the list does not show which
+    /// image that is, digestfix asks the engine.
     pub async fn find_or_ask(
         &self,
         engine: &impl Images,
@@ -104,7 +104,7 @@ impl Listing {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -1,4 +1,5 @@
-//! The config that an engine shows for an image, for comparison with the proven config.
+//! The config that an engine shows for an image. digestfix compares this config with the
+//! config that the image should have.
 
 use serde::Deserialize;
 
@@ -22,7 +23,7 @@ pub struct Made {
     pub comment: String,
 }
 
-/// The fields of an image's config that are compared (image-spec 1.1, `config.md`).
+/// The fields of an image's config that digestfix compares (image-spec 1.1, `config.md`).
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
@@ -46,8 +47,8 @@ struct History {
 }
 
 impl Resolved {
-    /// The parts of this config that an engine would show. Empty if an engine may read
-    /// the config differently.
+    /// The parts of this config that an engine would show. All parts are `None` if an
+    /// engine may read the config differently than digestfix.
     pub fn of_config(text: &str) -> Self {
         let Ok(config) = strict_json::read::<Config>(text.as_bytes()) else {
             return Self::default();
@@ -63,7 +64,8 @@ impl Resolved {
         }
     }
 
-    /// The first part that both configs show and that differs.
+    /// The name of the first part that differs. Compares only the parts that both configs
+    /// show.
     pub fn difference(&self, other: &Self) -> Option<&'static str> {
         let differ = [
             ("layers", differ(&self.layers, &other.layers)),

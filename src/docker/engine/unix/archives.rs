@@ -23,7 +23,7 @@ impl Archive for SavedArchive {
                 return Ok(None);
             };
             let frame = frame.map_err(|error| self.engine.unanswered(GET, error))?;
-            // All other frames are trailers.
+            // A frame without data contains trailers, which digestfix does not need.
             if let Ok(bytes) = frame.into_data() {
                 return Ok(Some(bytes));
             }
@@ -53,8 +53,8 @@ impl Archives for UnixEngine {
     }
 }
 
-/// Escapes the brackets in the name of an IPv6 registry. A query may contain all other
-/// characters of a reference.
+/// Escapes the brackets in the name of an IPv6 registry. All other characters of a
+/// reference may appear in a query as they are.
 fn in_query(name: &str) -> String {
     let name = name.replace('[', "%5B").replace(']', "%5D");
     format!("names={name}")

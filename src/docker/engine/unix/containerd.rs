@@ -1,6 +1,7 @@
-//! Reads Docker's records directly from containerd: every name and every blob in two
-//! requests. dockerd itself would ask containerd about each image separately, which takes
-//! some milliseconds for each. Also, dockerd before 27.2 does not list all images.
+//! Reads Docker's records directly from containerd. Two requests return every name and
+//! every blob. dockerd would be slower, because dockerd asks containerd about each image
+//! separately (some milliseconds each). Also, dockerd before 27.2 does not list all
+//! images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,8 +12,8 @@ use tokio::time::timeout;
 use crate::containerd::{Client, Node, Record};
 use crate::image::digest::Digest;
 
-/// The socket of a containerd that runs as its own service, and the socket of one that
-/// dockerd starts (moby 26.1, `cmd/dockerd/daemon_unix.go`).
+/// The socket of a containerd that runs as its own service, and the socket of a
+/// containerd that dockerd starts (moby 26.1, `cmd/dockerd/daemon_unix.go`).
 pub(super) const SOCKETS: [&str; 2] = [
     "/run/containerd/containerd.sock",
     "/run/docker/containerd/containerd.sock",
@@ -28,7 +29,8 @@ const PARENT: &str = "org.mobyproject.image.parent";
 /// containerd's records in Docker's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Records {
-    /// Each name, unparsed, with the digest of its manifest or index.
+    /// Each image name, as containerd stores it, with the digest of the image's manifest
+    /// or index.
     pub images: BTreeMap<String, Digest>,
     /// The images that are the parent of another image.
     pub parents: BTreeSet<String>,
@@ -60,7 +62,7 @@ pub(super) async fn records(socket: &Path, namespace: &str, within: Duration) ->
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::containerd::Target;

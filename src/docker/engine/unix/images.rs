@@ -21,9 +21,10 @@ use crate::image::digest::Digest;
 use crate::image::platform::Platform;
 use crate::image::reference::Reference;
 
-/// A negotiated connection, and the prefix of every path on it. The connection carries
-/// one request after another. Only requests about images use it, because an engine that
-/// stops waits for open connections.
+/// A connection with a negotiated API version, and the prefix for the path of each
+/// request. The connection carries several requests, one after another. Only requests
+/// about images use the connection, because a stopping engine waits until all connections
+/// are closed.
 pub(super) type Kept = Arc<Mutex<Option<(SendRequest<Full<Bytes>>, String)>>>;
 
 /// The prefix of Docker's name for an image without a name (moby
@@ -32,8 +33,9 @@ const DANGLING: &str = "moby-dangling@";
 
 pub(super) const LOAD: &str = "/images/load?quiet=1";
 
-/// The message about an image that was loaded but cannot run. The engine puts it into the
-/// answer to a successful load (moby 28.5, `daemon/containerd/image_exporter.go`).
+/// The text in the engine's message about a loaded image that cannot run. The engine puts
+/// this message into the answer to a successful load (moby 28.5,
+/// `daemon/containerd/image_exporter.go`).
 const NOT_UNPACKED: &str = "Error unpacking";
 
 /// A message in the answer to a load.
@@ -55,8 +57,8 @@ struct Gone {
     deleted: Option<String>,
 }
 
-/// The config that an engine shows for an image. Docker 28 shows no layers if it lacks
-/// them in the form that the registry serves.
+/// The config that an engine shows for an image. Docker 28 shows no layers if layer blobs
+/// are missing.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ConfigAnswer {
@@ -114,8 +116,8 @@ struct NamespacesAnswer {
 }
 
 impl CountAnswer {
-    /// Whether the engine reports as many images as containerd has. Before Docker 29, the
-    /// engine counts names; since then, it counts manifests or indexes.
+    /// Whether the engine reports as many images as containerd has. Docker before version
+    /// 29 counts names. Docker 29 counts manifests and indexes.
     fn counts(&self, records: &Records) -> bool {
         let targets: BTreeSet<&Digest> = records.images.values().collect();
         self.images == records.images.len() || self.images == targets.len()
@@ -187,7 +189,8 @@ pub(super) fn loaded(answer: &[u8]) -> Vec<String> {
 }
 
 impl UnixEngine {
-    /// Sends a request on the kept connection. Opens a new connection if none is kept.
+    /// Sends a request on the connection that is kept open. Opens a new connection if
+    /// there is none.
     async fn request_kept(
         &self,
         method: Method,
@@ -257,8 +260,8 @@ impl UnixEngine {
         Ok(None)
     }
 
-    /// Whether the engine finds some of these images, and finds none of them under
-    /// another ID. Checks only a sample of the images.
+    /// Whether the engine finds at least one of these images, and each image that the
+    /// engine finds has the expected ID. Checks only a sample of the images.
     async fn has_some_of(&self, images: &[Listed], records: &Records) -> Result<bool, EngineError> {
         const ASKED_FOR: usize = 3;
         let is_whole = |one: &&Listed| {
@@ -361,8 +364,8 @@ impl Images for UnixEngine {
     }
 }
 
-/// containerd's names in the form of the engine's own list: one image for each manifest
-/// or index.
+/// Groups containerd's names by image, as the engine's own list does. Each manifest or
+/// index is one image.
 fn named(records: &Records) -> Vec<Listed> {
     let mut images: BTreeMap<&Digest, Listed> = BTreeMap::new();
     for (name, target) in &records.images {
@@ -422,8 +425,8 @@ pub(super) fn told(answer: &[u8]) -> String {
     }
 }
 
-/// Escapes the brackets in the name of an IPv6 registry. A path may contain all other
-/// characters of a reference.
+/// Escapes the brackets in the name of an IPv6 registry. All other characters of a
+/// reference may appear in a path as they are.
 pub(super) fn in_path(reference: &Reference) -> String {
     escaped(&reference.familiar())
 }
@@ -433,7 +436,7 @@ pub(super) fn escaped(name: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixListener;
@@ -455,7 +458,8 @@ mod tests {
                     false => "404 Not Found",
                 };
                 let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-                // The client has closed the connection after its last request.
+                // Ignore the error: the client closes the connection after its last
+                // request.
                 let _ = stream.get_mut().write_all(answer.as_bytes());
             }
         }
@@ -488,8 +492,8 @@ mod tests {
         }
     }
 
-    /// The list has the same form as the list of Docker 28.5. The list omits images that
-    /// the classic builder left behind.
+    /// `named` lists images in the form of Docker 28.5's own list. Both lists omit images
+    /// that the classic builder left behind.
     #[test]
     fn containerds_names_are_the_engines() {
         let [app, other, parent, nameless] = ["a", "b", "c", "d"].map(|digit| {
@@ -557,7 +561,7 @@ mod tests {
         }
     }
 
-    /// The answers of Docker 26.1 and 28.5.
+    /// The answers to a deletion, as Docker 26.1 and 28.5 send them.
     #[test]
     fn what_goes_along_with_a_reference_is_told() {
         let [own, other] =

@@ -50,7 +50,7 @@ impl UnixEngine {
 
     /// Loads an archive that arrives in pieces, and returns the names of the images that
     /// the engine loaded. If the load fails, the engine may still have loaded some
-    /// images. Has no timeout, because loading can take long.
+    /// images. There is no timeout, because a load can take long.
     pub async fn load_pieces(
         &self,
         archive: Receiver<io::Result<Bytes>>,
@@ -84,7 +84,7 @@ impl UnixEngine {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may fail so")]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixListener;
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// An engine that reads a whole archive and then sends this answer.
+    /// Test double of an engine that reads a whole archive, and then answers with `says`.
     fn engine(listener: &UnixListener, says: &str) -> usize {
         let mut taken = 0;
         for (answer, stream) in ["", says].into_iter().zip(listener.incoming()) {

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ fn a_large_file_is_read_whole() {
     let (_root, images, path) = root(&text);
     assert_eq!(images.read_bytes().unwrap(), text.as_bytes());
     assert_eq!(images.read().unwrap().entries().count(), 10_000);
-    // The file's size differs from the size in its metadata.
+    // The size in the metadata is wrong: the file contains more or fewer bytes.
     for size in [0, 1, LARGE as u64, text.len() as u64 + 1, u64::MAX] {
         let file = File::open(&path).unwrap();
         assert_eq!(read(file, size).unwrap(), text.as_bytes(), "{size}");
@@ -118,7 +118,7 @@ fn times_are_believed_once_they_are_past() {
     }
 }
 
-/// On a file system with timestamps in whole seconds.
+/// The file system stores timestamps in whole seconds.
 #[test]
 fn coarse_times_are_believed_later() {
     let stamp = |nanos: i64, age: Duration| is_past((1_000, nanos), Duration::new(1_000, 0) + age);

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "a test may fail so")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::env;
 use std::os::fd::OwnedFd;
@@ -12,8 +12,8 @@ const SELINUX: &str = "security.selinux";
 /// The label that container-selinux assigns to daemon.json.
 const LABEL: &[u8] = b"system_u:object_r:container_config_t:s0\0";
 
-/// A directory on a file system that supports labels. If this user or a security policy
-/// does not allow an SELinux label, the tests use another attribute instead.
+/// A directory on a file system that supports security labels. If this user may not set
+/// an SELinux label, the tests use another extended attribute.
 pub(in crate::transaction) struct Labels {
     pub directory: TempDir,
     name: &'static str,
@@ -59,7 +59,7 @@ impl Labels {
     }
 }
 
-/// A file with the label, and a pipe, on which no kernel allows a label.
+/// Returns a file that has the label, and a pipe, which cannot have a label.
 fn labelled_and_one_without_labels(labels: &Labels) -> (PathBuf, File) {
     let model = labels.directory.path().join("model");
     fs::write(&model, "").unwrap();
@@ -121,7 +121,8 @@ fn another_attribute_that_is_refused_is_a_failure() {
     take_after(&model, &file).unwrap_err();
 }
 
-/// The kernel refuses to open a file whose `security.ima` belongs to other content.
+/// The kernel refuses to open a file whose attribute `security.ima` belongs to other
+/// content.
 #[test]
 fn what_vouches_for_the_old_content_is_not_taken_over() {
     let labels = Labels::find();

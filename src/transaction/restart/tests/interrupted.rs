@@ -29,7 +29,7 @@ fn kept_down(world: &World) -> KeptDown {
     world.engine.run_container(DOWN);
     let mut containers = world.engine.containers.borrow_mut();
     let Some(container) = containers.last_mut() else {
-        panic!("it was made just now");
+        panic!("the fake engine has no container");
     };
     "d0".clone_into(&mut container.id);
     container.pid = 0;
@@ -72,7 +72,7 @@ fn policy(world: &World) -> RestartPolicy {
     found.unwrap().restart_policy
 }
 
-/// Runs the part of a recovery that happens before Docker starts.
+/// Runs the part of a recovery that restores files before Docker starts.
 fn recover_files(world: &World) -> Result<bool, Failure> {
     block_on(async {
         let images = world.images();
@@ -102,7 +102,7 @@ fn after_a_boot_nothing_is_started() {
     assert!(recover(&world).unwrap().is_empty());
     assert!(
         !world.engine.runs.get(),
-        "whether Docker runs is systemd's to say"
+        "after a reboot, systemd decides whether Docker runs"
     );
     assert_eq!(world.config().as_deref(), Some("{}"));
     is_clean(&world);
@@ -126,7 +126,7 @@ fn after_a_boot_docker_gives_policies_back() {
     assert_eq!(
         world.statuses()[1],
         (100, Status::Down("exited".to_owned())),
-        "a boot would not have started it"
+        "a reboot does not start this container"
     );
     assert!(!world.engine.live_restore());
     assert_eq!(world.config().as_deref(), Some("{}"));
@@ -193,7 +193,7 @@ fn a_torn_store_is_mended_from_its_copy() {
         assert_eq!(world.store(), copy);
         assert!(world.engine.runs.get());
         let kept = fs::read_to_string(beside(&world, ".torn")).ok();
-        assert_eq!(kept.as_deref(), torn, "what was found is not lost");
+        assert_eq!(kept.as_deref(), torn, "recovery keeps the unreadable store");
     }
 }
 
@@ -217,8 +217,8 @@ fn a_torn_store_without_a_copy_is_told() {
 /// name. Undo writes a new store under yet another name.
 #[test]
 fn what_lies_beside_the_store_is_tidied() {
-    // The store in use, the content under each name, and the content of the backup that
-    // remains.
+    // The content of the store in use, the contents of the files under the other names,
+    // and the content of the backup that remains.
     for (live, own, old, undo, backup) in [
         (STORE, Some(NEW), None, None, None),
         (STORE, Some(NEW), Some(STORE), None, None),
@@ -244,8 +244,8 @@ fn what_lies_beside_the_store_is_tidied() {
     }
 }
 
-/// live-restore was on in daemon.json, and an administrator removed it between the kill
-/// and the recovery.
+/// daemon.json had live-restore on, and an administrator removed that setting between the
+/// kill and the recovery.
 #[test]
 fn containers_are_kept_where_the_file_no_longer_says_so() {
     let world = world_with(Some("{}"));
@@ -268,7 +268,7 @@ fn without_a_watchdog_nothing_is_touched() {
     assert_eq!(*world.systemd.calls.borrow(), ["watchdog"]);
 }
 
-/// systemd starts nothing during a shutdown.
+/// systemd starts no unit during a shutdown.
 #[test]
 fn a_shutdown_half_way_leaves_the_rest_to_the_boot() {
     let world = world_with(Some("{}"));

@@ -1,4 +1,5 @@
-//! What each outcome writes to the history, and rollback from the history.
+//! What each outcome of a transaction writes to the history, and how a rollback uses the
+//! history.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -43,7 +44,7 @@ fn to_take_back(world: &World, id: Option<&str>) -> Reversal {
     reversal(&records(world), id, "overlay2").unwrap()
 }
 
-/// Two images. The digest belongs to the second one.
+/// Two images. The digest belongs to the second image.
 fn two_images() -> World {
     let world = World::new();
     world.has_image('b');
@@ -130,7 +131,7 @@ fn what_is_broken_is_on_record() {
         panic!("{:?}", only(&world));
     };
     assert!(
-        why.contains("disagrees") && why.contains("undoing it"),
+        why.contains("does not match the plan") && why.contains("the undo failed"),
         "{why}"
     );
 }
@@ -236,11 +237,14 @@ fn an_end_that_cannot_be_noted_is_a_warning() {
     let (outcome, told) = apply(&world, &[&format!("a:1@{DIGEST}")], "one");
     assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
     let warnings = told.1.join("\n");
-    assert!(warnings.contains("could not be recorded"), "{warnings}");
+    assert!(
+        warnings.contains("could not record how this run ended"),
+        "{warnings}"
+    );
     assert!(records(&world).is_empty());
 }
 
-/// Unreadable records of other transactions do not matter.
+/// Unreadable history records of other transactions do no harm.
 #[test]
 fn a_broken_record_is_in_nobodys_way() {
     let world = World::new();
@@ -306,7 +310,7 @@ fn a_transaction_is_taken_back() {
 }
 
 /// A rollback fails if the engine does not find a restored reference, or still finds a
-/// dropped one.
+/// dropped reference.
 #[test]
 fn an_engine_that_does_not_go_back() {
     for claim in ["a:1=b:1", "c:1=a:1"] {
@@ -331,8 +335,8 @@ fn an_engine_that_does_not_go_back() {
     }
 }
 
-/// After Docker has stopped, digestfix plans the rollback again. The new plan is refused
-/// if another program has changed the same references meanwhile.
+/// After Docker has stopped, digestfix plans the rollback again. digestfix refuses the
+/// rollback if another program has changed the same references meanwhile.
 #[test]
 fn a_rollback_is_planned_again() {
     let tagged = |extra: &str| {
@@ -409,7 +413,7 @@ fn old_backups_go_once_there_is_a_newer_one() {
             world.systemd.fails.set(Some(("start", 0)));
             let (outcome, _) = apply(&world, &[&claim], &format!("{id}7"));
             assert!(matches!(outcome.ended, Ended::Undone { .. }), "{outcome:?}");
-            assert_eq!(backups(), ids[1..3], "a failure does not remove any");
+            assert_eq!(backups(), ids[1..3], "a failed run removes no backup");
         }
         let (outcome, told) = apply(&world, &[&claim], id);
         assert!(matches!(outcome.ended, Ended::Done), "{outcome:?}");
@@ -419,7 +423,7 @@ fn old_backups_go_once_there_is_a_newer_one() {
     assert_eq!(records(&world).len(), 5, "the records stay");
 }
 
-/// Undo failed, and a later recovery succeeds.
+/// Undo fails, and a later recovery succeeds.
 #[test]
 fn what_was_broken_and_is_whole_again_says_so() {
     let world = World::new();

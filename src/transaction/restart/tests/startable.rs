@@ -6,7 +6,7 @@ use crate::host::startable::Checked;
 use crate::image::digest::Digest;
 use crate::state::history;
 
-/// daemon.json contains this text, which dockerd has not accepted yet.
+/// Writes a text to daemon.json that dockerd has not accepted yet.
 fn changed(world: &mut World, text: &str) {
     world.write_config(text);
     world.startable = Startable {
@@ -62,7 +62,7 @@ fn a_configuration_that_docker_refuses_keeps_it_running() {
             "{steps:?}"
         );
         assert!(!world.systemd.calls.borrow().contains(&"stop"));
-        assert_eq!(recorded(&world), None, "it has not been taken");
+        assert_eq!(recorded(&world), None, "dockerd has not accepted the file");
     }
 }
 
@@ -108,7 +108,7 @@ fn a_start_by_force_is_recorded_once_it_went_well() {
     }
 }
 
-/// Undo restores daemon.json, and thereby makes the file newer than dockerd.
+/// Undo restores daemon.json, so that the file is newer than the running dockerd.
 #[test]
 fn a_run_that_ends_early_has_recorded_what_was_known_before() {
     let mut world = World::new();

@@ -6,7 +6,7 @@ use crate::transaction::restart::unread::{only_in_engine, unread};
 
 const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-/// The file contains a digest that the engine has not read.
+/// Docker's reference file contains a digest that the engine has not read.
 fn edited() -> World {
     let world = World::new();
     let edited =
@@ -61,8 +61,8 @@ fn what_is_gone_from_the_file_only_is_unread() {
     assert!(names(&world, &request).is_empty());
 }
 
-/// The engine could not load the image when it started, and will not be able to at the
-/// next start.
+/// The engine could not load the image at its last start, and cannot load it at the next
+/// start either.
 #[test]
 fn an_image_that_the_engine_does_not_have_is_no_reason_for_a_new_start() {
     let world = edited();
