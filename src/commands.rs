@@ -493,6 +493,14 @@ impl Site {
         })
     }
 
+    /// The unit whose log contains Docker's messages.
+    fn unit(&self) -> &str {
+        match &self.host.management {
+            Management::Managed(managed) => &managed.unit.id,
+            _ => "docker",
+        }
+    }
+
     /// The advice for an operation that needs a running Docker, if no Docker runs on this
     /// host.
     fn without_docker(&self) -> String {

@@ -11,6 +11,7 @@ pub mod output;
 pub mod run_result;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::cli::OutputArgs;
 use crate::cli::invocation::{Invocation, typed, with_whole_lines};
 use crate::docker::container::Change;
 use crate::host::{Host, Management, StoreKind, goes_elsewhere};
+use crate::image::reference::Reference;
 use crate::plan::status::{Rows, Selected};
 use crate::plan::{CONVERTED, Plan, Target, Why};
 use crate::report::output::{Output, Stream};
@@ -550,6 +552,13 @@ impl Report {
     pub fn done(&mut self, changed: bool, backup: Option<PathBuf>) {
         self.document.changed = Some(changed);
         self.document.backup = backup;
+    }
+
+    /// Sets the references that are changed although digestfix undid the transaction.
+    pub fn undone<'a>(&mut self, still_changed: impl Iterator<Item = &'a Reference>) {
+        let still_changed: BTreeSet<String> = still_changed.map(Reference::familiar).collect();
+        self.document.changed = Some(!still_changed.is_empty());
+        self.document.still_changed = (!still_changed.is_empty()).then_some(still_changed);
     }
 
     /// Reports a problem, and ends the report.

@@ -132,7 +132,8 @@ impl Told<'_> {
             (false, None) => "the references are as they were",
             (false, Some(_)) => "the references are as they were, and Docker was not stopped",
         };
-        report.done(!left.is_empty(), None);
+        let still_changed = left.iter().filter(|one| one.is_changed());
+        report.undone(still_changed.map(|one| &one.reference));
         let mut what = vec![failure.to_string()];
         what.extend(left.iter().map(ToString::to_string));
         what.extend(self.containers(&mut report));

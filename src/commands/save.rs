@@ -139,11 +139,14 @@ impl Target {
         }
     }
 
-    fn failed(&self, error: &CarryError) -> SaveStop {
+    fn failed(&self, error: &CarryError, unit: &str) -> SaveStop {
         match error {
             CarryError::Engine(_) | CarryError::Archive(_) => self.amid(
                 error.to_string(),
-                "read Docker's log (journalctl -u docker), then run the same command again",
+                &format!(
+                    "read Docker's log (journalctl -u {} -n 50), then run the same command again",
+                    shell::word(unit)
+                ),
             ),
             CarryError::Write(error) => self.unwritten(error),
         }
@@ -252,7 +255,7 @@ async fn save(args: &SaveArgs, report: &mut Report) -> Result<(), SaveStop> {
         }
         carried = carry(engine, &names, member, sink, told) => carried,
     };
-    let bytes = carried.map_err(|error| target.failed(&error))?;
+    let bytes = carried.map_err(|error| target.failed(&error, site.unit()))?;
     let name = target.name();
     let amount = told::amount(bytes, selection.images.len(), began.elapsed());
     let mut way_on = String::new();

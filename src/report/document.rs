@@ -64,6 +64,8 @@ pub(super) struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<ChangeDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub still_changed: Option<BTreeSet<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<Vec<String>>,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::image::digest::ImageId;
 use crate::plan::status::{self, State};
-use crate::report::document::{ChangeDocument, Document, HostDocument, Problem};
+use crate::report::document::{ChangeDocument, ClaimDocument, Document, HostDocument, Problem};
 use crate::report::events::Event;
 use crate::report::journald::{Entry, Journald, SOCKET};
 use crate::report::metrics::{self, References, Run};
@@ -203,7 +203,7 @@ impl Observer {
         let is_told = self.journald.send(&entry);
         // Send the result before the changes, because journald may lose some changes if
         // its socket is full.
-        for change in told(changes) {
+        for change in told(&changes) {
             self.tell_change(document, change);
         }
         is_told
@@ -308,14 +308,23 @@ fn in_short(problem: &Problem) -> String {
 }
 
 /// The changed references.
-fn changed(document: &Document) -> &[ChangeDocument] {
+fn changed(document: &Document) -> Vec<&ChangeDocument> {
     match (&document.transaction, document.changed, &document.changes) {
-        (Some(_), Some(true), Some(changes)) => changes,
-        _ => &[],
+        (Some(_), Some(true), Some(changes)) => changes
+            .iter()
+            .filter(|change| is_changed(document, &change.reference))
+            .collect(),
+        _ => Vec::new(),
     }
 }
 
-fn told(changes: &[ChangeDocument]) -> &[ChangeDocument] {
+/// Whether a run that changed references changed this one, too.
+fn is_changed(document: &Document, reference: &str) -> bool {
+    let still_changed = document.still_changed.as_ref();
+    still_changed.is_none_or(|still_changed| still_changed.contains(reference))
+}
+
+fn told<'a>(changes: &'a [&'a ChangeDocument]) -> &'a [&'a ChangeDocument] {
     &changes[..changes.len().min(MAX_REFERENCES)]
 }
 
@@ -326,10 +335,11 @@ fn missing_digests(document: &Document) -> Option<usize> {
     if document.rollback_of.is_some() {
         return None;
     }
-    if document.changed == Some(true) {
-        return Some(0);
-    }
-    let missing = claims.iter().filter(|claim| !claim.holds_in_file);
+    let has_changed = document.changed == Some(true);
+    let holds_now = |claim: &ClaimDocument| {
+        claim.holds_in_file || has_changed && is_changed(document, &claim.reference)
+    };
+    let missing = claims.iter().filter(|claim| !holds_now(claim));
     let missing = missing.map(|claim| claim.reference.as_str());
     let digests: BTreeSet<&str> = missing
         .filter(|reference| reference.contains('@'))

@@ -228,7 +228,7 @@ impl From<&Container> for Ran {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the journal of an interrupted run, {path}: {problem}", path = path.display())]
+#[error("{}, {path}: {problem}", problem.whose(), path = path.display())]
 pub struct JournalError {
     path: PathBuf,
     problem: Problem,
@@ -248,16 +248,42 @@ enum Problem {
     Driver(String),
     #[error("{0:?} is not the ID of a container")]
     Container(String),
+    #[error("{0}")]
+    Write(io::Error),
+    #[error("the journal would have more than {} MiB", MAX_BYTES / 1024 / 1024)]
+    TooLarge,
+}
+
+impl Problem {
+    const fn whose(&self) -> &'static str {
+        match self {
+            Self::Write(_) | Self::TooLarge => "digestfix's journal",
+            _ => "the journal of an interrupted run",
+        }
+    }
 }
 
 impl JournalError {
+    /// Whether the file system may be the cause of the error.
+    pub const fn is_of_disk(&self) -> bool {
+        matches!(self.problem, Problem::Write(_))
+    }
+
     pub fn help(&self) -> Option<String> {
-        Some(format!(
-            "recover this host by hand: if daemon.json.digestfix-… exists, rename it to \
-             daemon.json; check that Docker runs, and that containers have their restart \
-             policies; then remove the journal: rm {}",
-            shell::path(&self.path)
-        ))
+        let path = shell::path(&self.path);
+        Some(match self.problem {
+            Problem::TooLarge => "give fewer claims at once".to_owned(),
+            Problem::Write(_) => format!("ls -ld {path}; df -h; df -i; dmesg | tail"),
+            Problem::Version(version) if version > VERSION => {
+                "a newer digestfix wrote the journal; with that version: digestfix recover"
+                    .to_owned()
+            }
+            _ => format!(
+                "recover this host by hand: if daemon.json.digestfix-… exists, rename it to \
+                 daemon.json; check that Docker runs, and that containers have their restart \
+                 policies; then remove the journal: rm {path}"
+            ),
+        })
     }
 }
 
@@ -381,18 +407,12 @@ impl Journal {
     pub fn write(&self, lock: &RootLock) -> Result<(), JournalError> {
         let path = path(lock.data_root());
         let written = serde_json::to_vec_pretty(self)
-            .map_err(io::Error::from)
+            .map_err(Problem::Json)
             .and_then(|bytes| match bytes.len() as u64 > MAX_BYTES {
-                true => Err(io::Error::other(format!(
-                    "the journal would be too large (more than {} MiB): give fewer claims at once",
-                    MAX_BYTES / 1024 / 1024
-                ))),
-                false => state_file::write(&path, lock, &bytes),
+                true => Err(Problem::TooLarge),
+                false => state_file::write(&path, lock, &bytes).map_err(Problem::Write),
             });
-        written.map_err(|error| JournalError {
-            path,
-            problem: error.into(),
-        })
+        written.map_err(|problem| JournalError { path, problem })
     }
 
     /// Removes the journal, because the transaction has ended.
@@ -400,7 +420,7 @@ impl Journal {
         let path = path(lock.data_root());
         state_file::remove(&path, lock).map_err(|error| JournalError {
             path,
-            problem: error.into(),
+            problem: Problem::Write(error),
         })
     }
 }
@@ -461,6 +481,34 @@ mod tests {
             on: hash(b"on"),
             off: hash(b"off"),
         }
+    }
+
+    #[test]
+    fn what_helps_depends_on_what_is_wrong_with_it() {
+        let help = |problem| {
+            let path = PathBuf::from("/d/digestfix/journal.json");
+            let error = JournalError { path, problem };
+            (error.to_string(), error.help().unwrap())
+        };
+        let (told, next) = help(Problem::Version(VERSION + 1));
+        assert!(
+            told.starts_with("the journal of an interrupted run, /d"),
+            "{told}"
+        );
+        assert!(
+            next.ends_with("with that version: digestfix recover"),
+            "{next}"
+        );
+        let (_, next) = help(Problem::Version(0));
+        assert!(next.ends_with("rm /d/digestfix/journal.json"), "{next}");
+        let (told, next) = help(Problem::TooLarge);
+        assert!(told.ends_with("more than 16 MiB"), "{told}");
+        assert!(
+            !told.contains("interrupted") && next == "give fewer claims at once",
+            "{next}"
+        );
+        let (_, next) = help(Problem::Write(io::ErrorKind::StorageFull.into()));
+        assert!(!next.contains("rm ") && next.contains("df -h"), "{next}");
     }
 
     /// From the first release on, these fixtures must not change.

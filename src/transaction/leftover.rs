@@ -38,6 +38,12 @@ pub enum Why {
 }
 
 impl Leftover {
+    /// Whether the reference is not as it was before the transaction. If not, only other
+    /// references are.
+    pub const fn is_changed(&self) -> bool {
+        !matches!(self.why, Why::TookAlong(_))
+    }
+
     /// Reads from the engine's message the ID of the container that uses the reference.
     pub fn container(&self) -> Option<&str> {
         let Why::InUse(conflict) = &self.why else {

@@ -168,7 +168,7 @@ pub enum Failure {
     /// Another program has switched live-restore off.
     #[error("another process switched live-restore off a moment ago")]
     SwitchedOff,
-    #[error("a dockerd{} has the data root open, although Docker should be stopped", process(*.pid))]
+    #[error("a dockerd{} still runs, although digestfix has stopped Docker's unit", process(*.pid))]
     StillRunning { pid: Option<u32> },
     /// The reference store changed before Docker had stopped, and digestfix cannot apply
     /// the claims to the changed store.
@@ -201,6 +201,7 @@ impl Failure {
             Self::Leftovers(left) => return Some(what_stays(left)),
             Self::Read(error) => return error.help(),
             Self::History(error) if !error.is_of_disk() => return error.help(),
+            Self::Journal(error) if !error.is_of_disk() => return error.help(),
             Self::Reserve(error) => {
                 let path = shell::path(&error.need.path);
                 return Some(format!(

@@ -123,6 +123,35 @@ fn each_reference_is_told_after_the_end() {
 }
 
 #[test]
+fn after_an_undo_only_what_stays_counts_as_changed() {
+    let claims: Vec<ClaimDocument> = ["a0@sha256:1", "a1@sha256:1", "a2@sha256:1"]
+        .map(|reference| ClaimDocument {
+            claim: reference.to_owned(),
+            reference: reference.to_owned(),
+            image_id: "sha256:2".to_owned(),
+            trust: Trust::Proven,
+            origin: "a file".to_owned(),
+            holds_in_file: false,
+            holds_in_engine: None,
+        })
+        .into();
+    let mut document = Document {
+        changed: Some(true),
+        transaction: Some("one".to_owned()),
+        changes: Some(changed(3)),
+        claims: Some(claims),
+        ..Document::default()
+    };
+    let counts = |document: &Document| (super::changed(document).len(), missing_digests(document));
+    assert_eq!(counts(&document), (3, Some(0)));
+    document.still_changed = Some(["a1@sha256:1".to_owned()].into());
+    assert_eq!(counts(&document), (1, Some(2)));
+    document.still_changed = None;
+    document.changed = Some(false);
+    assert_eq!(counts(&document), (0, Some(3)));
+}
+
+#[test]
 fn what_went_wrong_is_told_with_state_and_cure() {
     let mut listener = listener();
     let document = Document {
@@ -194,8 +223,10 @@ fn references_that_were_asked_for_are_counted_as_the_run_left_them() {
 
 #[test]
 fn a_large_change_is_told_in_part() {
-    assert_eq!(told(&changed(MAX_REFERENCES + 1)).len(), MAX_REFERENCES);
-    assert_eq!(told(&changed(1)).len(), 1);
+    for (count, shown) in [(MAX_REFERENCES + 1, MAX_REFERENCES), (1, 1)] {
+        let changes = changed(count);
+        assert_eq!(told(&changes.iter().collect::<Vec<_>>()).len(), shown);
+    }
 }
 
 #[test]
