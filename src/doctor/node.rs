@@ -21,7 +21,7 @@ pub fn judge(socket: &Path, version: &str, rows: &[Row]) -> Vec<Finding> {
             format!(
                 "{some} with a digest that was made up at import; no registry has such a digest"
             ),
-            "to see these digests: digestfix status; import the images again without --digests of ctr",
+            "to see these digests: digestfix status; then import the images again, without the option --digests of ctr",
         ));
     }
     findings

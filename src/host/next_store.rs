@@ -76,7 +76,7 @@ impl fmt::Display for Unsure {
             ),
             Self::Driver(driver) => write!(
                 f,
-                "Docker 29 and later may keep its images in containerd with the storage driver {driver}"
+                "Docker 29 and later, with the storage driver {driver}, may keep its images in containerd"
             ),
             Self::NoLayers(path) => write!(
                 f,

@@ -81,7 +81,7 @@ impl fmt::Display for MissingManifest {
     }
 }
 
-/// Adds evidence from this host's own references to the request. If an index lists the
+/// Adds this host's own references to the request, as evidence. If an index lists the
 /// digest of a reference on this host, the index's digest also belongs to that
 /// reference's image. `None` if no index lists the digest of a reference on this host.
 pub(super) fn with_parts_here(store: &Store, request: &Request) -> Option<Request> {

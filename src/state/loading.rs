@@ -20,7 +20,7 @@ const NAME: &str = "loading";
 
 const VERSION: u32 = 1;
 
-/// The largest loading mark that digestfix reads, in bytes.
+/// The maximum size of the file that marks a load in progress, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,9 +21,9 @@ pub(super) fn image(names: &[String], digests: &[(&Reference, Known)]) -> String
             digests.next().map(|(reference, _)| (known, *reference))
         });
     let said = match best {
-        Some((Known::Proven, _)) => "digest proven, with the manifest".to_owned(),
+        Some((Known::Proven, _)) => "digest proven: the archive contains the manifest".to_owned(),
         Some((Known::Asserted, reference)) => format!(
-            "digest only asserted, without a manifest. To prove the digest, first: docker pull \
+            "digest only asserted: the archive contains no manifest. To prove the digest, first: docker pull \
              {reference}"
         ),
         Some((_, reference)) => {
@@ -115,7 +115,7 @@ mod tests {
         for (known, expected) in [
             (
                 Known::Proven,
-                "lab/app:v1: digest proven, with the manifest".to_owned(),
+                "lab/app:v1: digest proven: the archive contains the manifest".to_owned(),
             ),
             (Known::Recorded, format!("first: docker pull {pin}")),
             (Known::Asserted, "digest only asserted".to_owned()),

@@ -276,7 +276,7 @@ impl<'de> Visitor<'de> for RepositorySeed<'_, 'de> {
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(
             f,
-            "an object of references in repository {:?}",
+            "an object with the references of repository {:?}",
             self.index.str(self.name)
         )
     }

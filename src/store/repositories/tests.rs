@@ -350,17 +350,17 @@ fn what_is_no_store_is_refused_with_its_place() {
         ),
         (
             "{\"Repositories\":\n{\"a\":null}}",
-            "null instead of an object of references in repository \"a\"",
+            "null instead of an object with the references of repository \"a\"",
             "line 2 column 9",
         ),
         (
             "{\"Repositories\":\n{\"a\":[]}}",
-            "a list instead of an object of references in repository \"a\"",
+            "a list instead of an object with the references of repository \"a\"",
             "line 2 column 5",
         ),
         (
             "{\"Repositories\":{\"a\":\"b\"}}",
-            "instead of an object of references in repository \"a\"",
+            "instead of an object with the references of repository \"a\"",
             "line 1 column 24",
         ),
         (

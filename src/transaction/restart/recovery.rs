@@ -48,9 +48,9 @@ pub async fn recover<M: ServiceManager, E: Engine>(
     // Before Docker starts, note in each history record how its run ended. After the
     // start, Docker's clients may change the references.
     end_records(Some(&journal.id), lock, progress);
-    // Free the reserved disk space before Docker starts. Also, a reserve may be in a
-    // directory that the killed run created for daemon.json. Recovery later removes that
-    // directory, which must be empty by then.
+    // Free the reserved disk space before Docker starts. A file that reserves disk space may
+    // also be in a directory that the killed run created for daemon.json. Recovery later
+    // removes that directory, which must be empty by then.
     reserve::sweep(lock.data_root(), &daemon.writes_at_start());
     let problems = if journal.is_of_another_boot() {
         after_a_boot(journal, lock, daemon, progress).await?
