@@ -316,7 +316,7 @@ impl Report {
         }
         self.paragraph(tally.total());
         for next in tally.next() {
-            self.line(next);
+            self.line(&next);
         }
         let unknown = tally.unknown();
         for name in &unknown {
