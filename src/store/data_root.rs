@@ -63,8 +63,8 @@ pub enum ReadError {
 
 /// Advice while Docker is running. Docker read the file before it was damaged.
 const WHILE_IT_RUNS: &str = "a running Docker still has the names; to make it write the file again: docker \
-                             tag $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now. \
-                             With Docker stopped: ";
+                             tag $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now; \
+                             with Docker stopped: ";
 
 /// The consequences of a damaged file, and how to recover the names.
 const NAMES_BACK: &str = "the images have no names then; to get the names back from a former \
@@ -92,7 +92,9 @@ impl ReadError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::Missing { images: 0, .. } => {
-                "start Docker once, which writes one: systemctl start docker.service".to_owned()
+                "load an image, and Docker writes one: docker load -i FILE; if Docker is stopped, it writes \
+                 one when it starts: systemctl start docker.service"
+                    .to_owned()
             }
             Self::Missing { path, former, .. } => {
                 let otherwise = former_or(former.as_deref(), path, || {
