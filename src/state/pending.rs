@@ -59,8 +59,8 @@ pub struct MarkerError {
 impl MarkerError {
     pub fn help(&self) -> Option<String> {
         Some(format!(
-            "read that file: it names the Docker that a run worked on. To recover without it: \
-             digestfix recover --data-root DIR; then: rm {}",
+            "read that file: it names the Docker that a run worked on. To recover without it: rm {}; digestfix \
+             recover; or, if Docker's unit has another name: digestfix recover --unit UNIT",
             shell::path(&self.path)
         ))
     }

@@ -127,8 +127,9 @@ impl LoadBlocker {
                 "load the image for this host's platform, and claim the digest for that".to_owned()
             }
             Self::OldConfig(reference) => format!(
-                "load the image with its layers: docker pull {reference}, or skopeo copy where the registry \
-                 answers, then docker load of that copy here"
+                "bring the image with its layers; docker pull would store another manifest. Where the registry \
+                 answers: skopeo copy --preserve-digests docker://{reference} oci-archive:image.tar; here: \
+                 docker load -i image.tar; then run the same command again"
             ),
             Self::Unread(_) | Self::NothingRead | Self::NoWayBack(_) => root.to_owned(),
         }
