@@ -366,6 +366,10 @@ fn others_on_the_way(machine: &Machine) {
         assert_eq!(run.code, i32::from(!stands), "{step}");
         let is_removed = script == removes;
         assert_eq!(is_removed, run.stderr.contains("another client"), "{step}");
+        if is_removed {
+            let shown = machine.types(&run.next("systemctl status containerd"));
+            assert!(shown.exits(0).stdout.contains("active (running)"));
+        }
         if stands {
             machine.digestfix(&["rollback"]).exits(0);
         }

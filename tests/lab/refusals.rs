@@ -295,7 +295,10 @@ fn no_store_yet(machine: &Machine) {
     machine.sh(&format!("rm {STORE}"));
     let refused = refuses(machine, &["status"], "there is no reference store here");
     machine.sh("systemctl stop docker.socket docker.service");
-    machine.types(&refused.next("systemctl start")).exits(0);
+    let stopped = machine.digestfix(&["status"]).exits(3);
+    let start = stopped.next("systemctl start");
+    assert_eq!(refused.next("systemctl start"), start);
+    machine.types(&start).exits(0);
     machine.digestfix(&["status"]).exits(0);
     machine.sh(&format!("rm {STORE}"));
     let load = refused.next("docker load");
