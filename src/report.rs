@@ -324,7 +324,7 @@ impl Report {
         }
         self.paragraph(tally.total());
         for next in tally.next() {
-            self.line(next);
+            self.line(&next);
         }
         let unknown = tally.unknown();
         for name in &unknown {

@@ -91,10 +91,14 @@ fn each_problem_says_what_to_type() {
 
 /// For each Next without a digestfix command that can be run here: a part of its text, and
 /// the case or test that shows that it helps.
-const SHOWN_ELSEWHERE: [(&str, &str); 16] = [
+const SHOWN_ELSEWHERE: [(&str, &str); 17] = [
     (
         "does no harm: leave the entry",
         "nothing is to be done: 76-remove-what-docker-ignores",
+    ),
+    (
+        "leave out one of the two",
+        "85-two-images-for-one-digest: the other is applied",
     ),
     (
         "docker tag $(docker images",

@@ -163,16 +163,20 @@ pub fn typed_with(options: &[&str]) -> Option<String> {
 /// Completes the options that a text suggests to whole commands: puts the command line of
 /// this process before each option.
 pub fn with_whole_lines(text: &str) -> String {
-    match typed() {
-        Some(line) if !line.contains(" -- ") => with_line(text, &line),
-        _ => text.to_owned(),
+    let words: Vec<OsString> = words().into_iter().skip(1).collect();
+    match words.iter().any(|word| word == "--") {
+        true => text.to_owned(),
+        false => with_line(text, &words),
     }
 }
 
-fn with_line(text: &str, line: &str) -> String {
+fn with_line(text: &str, typed: &[OsString]) -> String {
     let cli = Cli::command();
-    let name = line.split(' ').nth(1).unwrap_or_default();
-    let Some(command) = cli.find_subcommand(name) else {
+    let name = typed.first().and_then(|name| name.to_str());
+    let Some(command) = name.and_then(|name| cli.find_subcommand(name)) else {
+        return text.to_owned();
+    };
+    let Some(line) = line(typed.iter().cloned()) else {
         return text.to_owned();
     };
     let flag = |word: &str| word.split(['=', ';', ',', ')']).next().map(str::to_owned);
@@ -187,12 +191,44 @@ fn with_line(text: &str, line: &str) -> String {
     for word in text.split(' ') {
         let begins = before.ends_with(':') || before == "or";
         if begins && word.starts_with("--") && is_taken(word) {
-            words.push(line);
+            words.push(self::line(without_conflicts(command, word, typed)).unwrap_or_default());
         }
-        words.push(word);
+        words.push(word.to_owned());
         before = word;
     }
     words.join(" ")
+}
+
+/// The words of a command line without the options that conflict with the option `flag`.
+fn without_conflicts(command: &clap::Command, flag: &str, typed: &[OsString]) -> Vec<OsString> {
+    let mut arguments = command.get_arguments();
+    let Some(added) = arguments.find(|one| one.get_long() == flag.strip_prefix("--")) else {
+        return typed.to_vec();
+    };
+    let conflicts = |one: &clap::Arg, other: &clap::Arg| {
+        let others = command.get_arg_conflicts_with(one);
+        others
+            .iter()
+            .any(|conflict| conflict.get_id() == other.get_id())
+    };
+    let mut kept = Vec::new();
+    let mut words = typed.iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        let (name, value) = text.split_once('=').unwrap_or((&text, ""));
+        let mut arguments = command.get_arguments();
+        let option = arguments
+            .find(|one| name.starts_with("--") && one.get_long() == name.strip_prefix("--"));
+        match option {
+            Some(option) if conflicts(option, added) || conflicts(added, option) => {
+                if option.get_action().takes_values() && value.is_empty() {
+                    words.next();
+                }
+            }
+            _ => kept.push(word.clone()),
+        }
+    }
+    kept
 }
 
 /// The command line of this process, with the arguments `by` instead of the argument
@@ -330,13 +366,14 @@ mod tests {
 
     #[test]
     fn options_to_be_given_are_whole_commands() {
-        let line = "digestfix apply a:1@D --offline";
+        let line = |words: &str| words.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let typed = line("apply a:1@D --offline");
         for (text, expected) in [
             ("nothing to type", "nothing to type"),
             ("leave --offline out", "leave --offline out"),
             (
-                "say which: --unit a or --unit b",
-                "say which: digestfix apply a:1@D --offline --unit a or digestfix apply a:1@D --offline --unit b",
+                "say which: --driver a or --driver b",
+                "say which: digestfix apply a:1@D --offline --driver a or digestfix apply a:1@D --offline --driver b",
             ),
             (
                 "--wait SECONDS",
@@ -345,8 +382,13 @@ mod tests {
             ("on a disk: --offline", "on a disk: --offline"),
             ("elsewhere: --nowhere", "elsewhere: --nowhere"),
         ] {
-            assert_eq!(with_line(text, line), expected);
+            assert_eq!(with_line(text, &typed), expected);
         }
+        let online = line("apply --unit b.service a:1@D --socket=/s --wait 1");
+        assert_eq!(
+            with_line("then: --offline --data-root DIR", &online),
+            "then: digestfix apply a:1@D --wait 1 --offline --data-root DIR"
+        );
     }
 
     #[test]

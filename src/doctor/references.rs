@@ -51,33 +51,19 @@ pub fn judge(path: &Path, mode: Option<u32>, rows: &[Row]) -> Vec<Finding> {
         (State::Unparsable, "are not understood by Docker"),
     ] {
         if let some @ 1.. = count(rows, state) {
-            let first = rows.iter().find(|row| row.state == state);
-            let first = first.and_then(to_drop).map(|one| shell::word(&one));
+            let mut of_state = rows.iter().filter(|row| row.state == state);
+            let to_drop = match of_state.find_map(Row::removal) {
+                Some(removal) => format!("to remove a reference: digestfix apply {removal}"),
+                None => "these entries do no harm: leave them".to_owned(),
+            };
             findings.push(Finding::warning(
                 Check::References,
                 format!("{some} {what}"),
-                format!(
-                    "to see these references: digestfix status; to remove a reference: digestfix apply \
-                     --remove {}",
-                    first.as_deref().unwrap_or("KEY")
-                ),
+                format!("to see these references: digestfix status; {to_drop}"),
             ));
         }
     }
     findings
-}
-
-/// The reference that the user has to remove to solve the problem of this row of
-/// `status`. `None` if Docker ignores the entry.
-fn to_drop(row: &Row) -> Option<String> {
-    let name = &row.repository;
-    match (row.state, &row.tag, &row.digest) {
-        (State::DigestIsImageId | State::ImageMissing, _, Some(digest)) => {
-            Some(format!("{name}@{digest}"))
-        }
-        (State::ImageMissing, Some(tag), None) => Some(format!("{name}:{tag}")),
-        _ => None,
-    }
 }
 
 /// The finding about a store that was reset: it contains no reference, although the host
@@ -116,6 +102,7 @@ pub(super) mod tests {
             trust: None,
             origin: None,
             note: None,
+            key: None,
         }
     }
 
@@ -151,16 +138,26 @@ pub(super) mod tests {
             digest: None,
             ..whole(State::ImageMissing)
         };
-        for (row, key) in [
-            (untold, "app:1"),
-            (whole(State::ImageMissing), "app@sha256:00"),
-            (whole(State::DigestIsImageId), "app@sha256:00"),
-            (row(State::Unparsable), "KEY"),
+        let keyed = |key: &str| Row {
+            key: Some(key.to_owned()),
+            ..row(State::Unparsable)
+        };
+        for (row, removal) in [
+            (untold, " app:1"),
+            (whole(State::ImageMissing), " app@sha256:00"),
+            (whole(State::DigestIsImageId), " app@sha256:00"),
+            (keyed("a: b"), " 'a: b'"),
+            (keyed("-a"), "=-a"),
         ] {
-            let found = judge(Path::new("/r"), None, &[row]);
+            // No argument names the first row alone.
+            let rows = [super::tests::row(row.state), row];
+            let found = judge(Path::new("/r"), None, &rows);
             let next = found[1].next.as_deref().unwrap_or_default();
-            let line = format!("digestfix apply --remove {key}");
+            let line = format!("digestfix apply --remove{removal}");
             assert!(next.ends_with(&line), "{next}");
         }
+        let found = judge(Path::new("/r"), None, &[row(State::Unparsable)]);
+        let next = found[1].next.as_deref().unwrap_or_default();
+        assert!(!next.contains("--remove"), "{next}");
     }
 }

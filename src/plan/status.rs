@@ -12,7 +12,8 @@ use crate::image::digest::ImageId;
 use crate::image::reference::Reference;
 use crate::plan::digest_is_image_id;
 use crate::store::images::Images;
-use crate::store::repositories::Store;
+use crate::store::repositories::{Entry, Store};
+use crate::sys::shell;
 
 /// One row, like those of `docker images --digests`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,6 +31,29 @@ pub struct Row {
     pub origin: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The key of an entry that Docker cannot use. `None` if this key does not name the
+    /// entry alone, because it is also a reference of the store.
+    #[serde(skip)]
+    pub key: Option<String>,
+}
+
+impl Row {
+    /// The arguments of `digestfix apply` that remove what makes this row a problem,
+    /// quoted for a shell. `None` if nothing has to be removed, or no argument names it.
+    pub fn removal(&self) -> Option<String> {
+        let name = &self.repository;
+        let removed = match (self.state, &self.tag, &self.digest) {
+            (State::DigestIsImageId | State::ImageMissing, _, Some(digest)) => {
+                format!("{name}@{digest}")
+            }
+            (State::ImageMissing, Some(tag), None) => format!("{name}:{tag}"),
+            (State::Unparsable, ..) => self.key.clone()?,
+            _ => return None,
+        };
+        // An argument that begins with a hyphen would be taken for an option.
+        let between = if removed.starts_with('-') { '=' } else { ' ' };
+        Some(format!("--remove{between}{}", shell::word(&removed)))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -254,6 +278,7 @@ impl Rows for Listing {
                 trust: None,
                 origin: None,
                 note: None,
+                key: None,
             });
         }
     }
@@ -296,6 +321,7 @@ pub fn for_each_row(
                     trust: None,
                     origin: None,
                     note: Some(format!("{:?}: {misfit}", entry.key)),
+                    key: key_of(store, &entry),
                 }),
             }
             next = entries.next_if(|entry| entry.repository == repository);
@@ -306,6 +332,14 @@ pub fn for_each_row(
         rows.sort_by(|one, other| (&one.tag, &one.digest).cmp(&(&other.tag, &other.digest)));
         rows.into_iter().for_each(&mut give);
     }
+}
+
+/// The key by which `--remove` finds this entry. `None` if the key is also a reference of
+/// the store.
+fn key_of(store: &Store, entry: &Entry<'_>) -> Option<String> {
+    let reference = Reference::parse(entry.key).ok();
+    let is_reference = reference.is_some_and(|one| store.get(&one).is_some());
+    (!entry.is_passed_over() || !is_reference).then(|| entry.key.to_owned())
 }
 
 /// The rows of an image in a repository: one for each combination of a tag and a digest.
@@ -343,6 +377,7 @@ fn of_image(
                 trust: known.as_ref().map(|(trust, _)| *trust),
                 origin: known.as_ref().map(|(_, origin)| origin.clone()),
                 note: None,
+                key: None,
             });
         }
     }

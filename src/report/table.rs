@@ -288,6 +288,7 @@ mod tests {
             trust: None,
             origin: None,
             note: None,
+            key: None,
         };
         let rows = vec![row(State::Ok, "v1"), row(State::ImageMissing, "影の箱")];
         let columns = [Column::State, Column::Name, Column::Digest, Column::ImageId];

@@ -10,6 +10,8 @@ pub(super) struct Tally<'a> {
     seen: Vec<bool>,
     well: usize,
     odd: [usize; State::ODD.len()],
+    /// For each odd state, the arguments that remove the first row which can be removed.
+    removals: [Option<String>; State::ODD.len()],
     /// Notes about entries that the engine cannot parse.
     pub notes: Vec<String>,
 }
@@ -21,6 +23,7 @@ impl<'a> Tally<'a> {
             seen: vec![false; selection.names.len()],
             well: 0,
             odd: [0; State::ODD.len()],
+            removals: Default::default(),
             notes: Vec::new(),
         }
     }
@@ -34,7 +37,11 @@ impl<'a> Tally<'a> {
             return false;
         }
         match State::ODD.iter().position(|state| *state == row.state) {
-            Some(state) => self.odd[state] += 1,
+            Some(state) => {
+                self.odd[state] += 1;
+                let removal = &mut self.removals[state];
+                *removal = removal.take().or_else(|| row.removal());
+            }
             None => self.well += 1,
         }
         self.notes.extend(row.note.clone());
@@ -49,6 +56,14 @@ impl<'a> Tally<'a> {
         let counts = State::ODD.iter().zip(self.odd);
         let mut of_state = counts.filter(|(one, _)| **one == state);
         of_state.next().map_or(0, |(_, count)| count)
+    }
+
+    /// The command that removes the first row of this state. `None` if no command can.
+    fn to_remove(&self, wanted: State, told: &str) -> Option<String> {
+        let mut removals = State::ODD.iter().zip(&self.removals);
+        let (_, removal) = removals.find(|(state, _)| **state == wanted)?;
+        let removal = removal.as_ref()?;
+        Some(format!("{told}: digestfix apply {removal}"))
     }
 
     pub fn has_problem(&self) -> bool {
@@ -99,7 +114,7 @@ impl<'a> Tally<'a> {
     }
 
     /// The command to run next, for each kind of problem that a command can solve.
-    pub fn next(&self) -> impl Iterator<Item = &'static str> {
+    pub fn next(&self) -> impl Iterator<Item = String> {
         let next = [
             (
                 State::NoDigest,
@@ -114,17 +129,19 @@ impl<'a> Tally<'a> {
                 State::MadeUp,
                 "To add the registry's digest: digestfix apply NAME:TAG@sha256:HEX",
             ),
+        ];
+        let next = next.map(|(state, next)| (self.count(state) > 0).then_some(next));
+        let removals = [
             (
                 State::ImageMissing,
-                "To remove a name whose image is not on this host: digestfix apply --remove \
-                 NAME:TAG",
+                "To remove a name whose image is not on this host",
             ),
             (
                 State::Unparsable,
-                "To remove an entry that Docker does not understand: digestfix apply --remove KEY",
+                "To remove an entry that Docker does not understand",
             ),
         ];
-        let next = next.map(|(state, next)| (self.count(state) > 0).then_some(next));
+        let removals = removals.map(|(state, told)| self.to_remove(state, told));
         let lost = self.names_are_lost().then_some(
             "No image on this host has a name: the reference store is empty, for example after a \
              reset. To get the names back from a former repositories.json: digestfix apply --from \
@@ -132,6 +149,8 @@ impl<'a> Tally<'a> {
         );
         let one = (self.count(State::Nameless) > 0 && lost.is_none())
             .then_some("To give an image a name: digestfix apply NAME@sha256:HEX=IMAGE-ID");
-        next.into_iter().flatten().chain(lost).chain(one)
+        let next = next.into_iter().flatten().map(str::to_owned);
+        let of_all = lost.into_iter().chain(one).map(str::to_owned);
+        next.chain(removals.into_iter().flatten()).chain(of_all)
     }
 }

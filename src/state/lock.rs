@@ -50,7 +50,10 @@ impl LockError {
                 ))
             }
             Self::Io { path, error } => sandbox(path, error).or_else(|| {
-                let directory = shell::path(path.parent().unwrap_or(path));
+                // A run that cannot write may have failed to make the directory.
+                let mut above = path.ancestors().skip(1);
+                let directory = above.find(|one| one.exists()).unwrap_or(path);
+                let directory = shell::path(directory);
                 Some(format!(
                     "check the file system (ls -ld {directory}; df -h {directory}), then run the \
                      same command again"

@@ -59,8 +59,9 @@ pub struct MarkerError {
 impl MarkerError {
     pub fn help(&self) -> Option<String> {
         Some(format!(
-            "read that file: it names the data root (DIR) of an interrupted run. To recover that \
-             run: digestfix recover --data-root DIR; then remove the file: rm {}",
+            "read that file: it names the Docker whose data root an interrupted run changed. To recover \
+             that run without the file: rm {}; digestfix recover; or, if Docker's unit has another name: \
+             digestfix recover --unit UNIT",
             shell::path(&self.path)
         ))
     }

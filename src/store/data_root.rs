@@ -61,9 +61,8 @@ pub enum ReadError {
 }
 
 /// Advice while Docker is running. Docker read the file before the file was damaged.
-const WHILE_IT_RUNS: &str = "a running Docker still knows the names; to make Docker write the file again: docker \
-                             tag $(docker images -q | head -n 1) digestfix:now && docker rmi digestfix:now. \
-                             With Docker stopped: ";
+const WHILE_IT_RUNS: &str = "if Docker is running, make it write the file again: docker tag $(docker images -q | \
+                             head -n 1) digestfix:now && docker rmi digestfix:now; if Docker is stopped: ";
 
 /// What Docker does after a file was damaged, and how to recover the names of the images.
 const NAMES_BACK: &str = "after that, the images have no names; to get the names back from an older \
@@ -93,7 +92,8 @@ impl ReadError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::Missing { images: 0, .. } => {
-                "start Docker once, which writes a reference store: systemctl start docker.service"
+                "load an image, and Docker writes a reference store: docker load -i FILE; if Docker is stopped, it \
+                 writes one when it starts: systemctl start docker.service"
                     .to_owned()
             }
             Self::Missing { path, former, .. } => {

@@ -161,6 +161,27 @@ fn what_does_not_hold_is_made_so() {
     assert!(disk.store().contains(D1));
 }
 
+/// The command that `status` advises removes the first entry of its kind.
+#[test]
+fn what_docker_cannot_use_is_dropped() {
+    let disk = Disk::new();
+    let store = disk.root.join("image/overlay2/repositories.json");
+    let odd = disk
+        .store()
+        .replace(r#""a:1":""#, r#""it's ; a@x":""#)
+        .replace(B, D1);
+    fs::write(store, odd).unwrap();
+    for _ in 0..2 {
+        let run = disk.digestfix(&["status"]).exits(4);
+        let removes = |line: &&str| line.contains("--remove");
+        let line = run.stdout.lines().find(removes).unwrap();
+        typed(line.split_once(": ").unwrap().1).exits(0);
+    }
+    let left = disk.digestfix(&["status", "--problems"]);
+    assert!(!left.stdout.contains("--remove"), "{}", left.stdout);
+    assert!(!disk.store().contains(D1), "{}", disk.store());
+}
+
 #[test]
 fn what_stands_in_the_way_of_a_rollback_goes_first() {
     let disk = Disk::new();
@@ -218,7 +239,7 @@ const DOCTOR: &[&str] = &["doctor"];
 const APPLY: &[&str] = &["apply", "a:2=a:1"];
 const HISTORY: &[&str] = &["history", "20200101T000000Z-1"];
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 17] = [
     fault(
         r#"chown 65534 "$STORE""#,
         STATUS,
@@ -233,6 +254,24 @@ const FAULTS: [Fault; 14] = [
     ),
     fault(
         r#"sed -Ei 's/"b:1":"(sha256:b+)"/&,"b@\1":"\1"/' "$STORE""#,
+        DOCTOR,
+        "digestfix apply --offline",
+        "\n",
+    ),
+    fault(
+        r#"sed -i 's/"b:1":/"it'"'"'s $HOME; b@x":/' "$STORE""#,
+        DOCTOR,
+        "digestfix apply --offline",
+        "\n",
+    ),
+    fault(
+        r#"sed -i 's/"b:1":/"-b@x":/' "$STORE""#,
+        DOCTOR,
+        "digestfix apply --offline",
+        "\n",
+    ),
+    fault(
+        r#"sed -i 's/"b:1":"sha256/"b:1":"sha512/' "$STORE""#,
         DOCTOR,
         "digestfix apply --offline",
         "\n",
@@ -302,6 +341,29 @@ fn a_shell_mends_a_data_root() {
         let line = advised().unwrap_or_else(|| panic!("{}: {}", fault.make, fault.begins));
         typed(&line).exits(0);
         assert_eq!(advised(), None, "{line}");
+    }
+}
+
+/// `doctor` names the record of a run that did not end well, and of one that did not end.
+#[test]
+fn the_record_of_a_run_is_shown() {
+    let disk = Disk::new();
+    let done = disk.digestfix(&["apply", "a:2=a:1"]).exits(0);
+    let back = told(&done, "digestfix rollback");
+    let id = back.rsplit(' ').next().unwrap();
+    let record = disk.root.join(format!("digestfix/history/{id}.json"));
+    let mut text: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
+    for end in [
+        serde_json::json!({"broken": {"why": "no disk"}}),
+        serde_json::Value::Null,
+    ] {
+        assert_ne!(text["result"], end);
+        text["result"] = end;
+        fs::write(&record, text.to_string()).unwrap();
+        let run = disk.digestfix(&["doctor"]).exits(0);
+        let shown = typed(&told(&run, "digestfix history")).exits(0);
+        assert!(shown.stdout.contains(id), "{}", shown.stdout);
     }
 }
 

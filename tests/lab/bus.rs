@@ -195,6 +195,8 @@ fn the_bus_dies_before_docker_is_stopped() {
         "{}",
         run.stderr
     );
+    let shown = machine.types(&run.next("systemctl status")).exits(0).stdout;
+    assert!(shown.contains("State: "), "{shown}");
     machine.is_whole();
     assert_eq!(machine.main_pid(), pid);
     assert_eq!(machine.store(), before);
@@ -221,5 +223,9 @@ fn no_bus_at_all() {
         machine.is_whole();
         assert_eq!(machine.main_pid(), pid);
         assert_eq!(machine.store(), before);
+        machine.types(&run.next("systemctl start")).exits(0);
+        eventually("systemd is on the bus again", || {
+            machine.digestfix(&["plan", &machine.claim("app")]).code == 4
+        });
     }
 }

@@ -49,10 +49,12 @@ fn runs_by(machine: &Machine, references: &[&str]) {
 }
 
 #[track_caller]
-fn refuses(machine: &Machine, words: &[&str], expected: &str) {
-    let refused = machine.digestfix(words).exits(3).stderr;
+fn refuses(machine: &Machine, words: &[&str], expected: &str) -> Run {
+    let run = machine.digestfix(words).exits(3);
+    let refused = &run.stderr;
     assert!(refused.contains(expected), "{words:?}: {refused}");
     assert!(refused.contains("nothing was touched"), "{refused}");
+    run
 }
 
 fn whole_way(suite: Suite) {
@@ -157,10 +159,11 @@ fn whole_way(suite: Suite) {
     machine.sh(&format!("docker rmi {tag}; docker image prune -f"));
     runs_by(&machine, &[&pinned, &of_index]);
     machine.sh(&format!("docker create -q --name user {of_index}"));
-    let failed = machine.digestfix(&["rollback"]).exits(1).stderr;
-    assert!(failed.contains("using its referenced image"), "{failed}");
+    let failed = machine.digestfix(&["rollback"]).exits(1);
+    let says = "using its referenced image";
+    assert!(failed.stderr.contains(says), "{}", failed.stderr);
     machine.is_whole();
-    machine.sh("docker rm user");
+    machine.types(&failed.next("docker rm ")).exits(0);
     runs_by(&machine, &[&pinned, &of_index]);
     machine.digestfix(&["rollback"]).exits(0);
     assert_ne!(run_by(&machine, &of_index).code, 0);
@@ -284,24 +287,82 @@ fn an_image_that_is_not_unpacked(machine: &Machine) {
     assert_eq!(machine.sh("ctr -n moby images ls -q"), before);
 }
 
+/// Manifests of 2015 to 2017 have a config without a type. A pull rewrites them.
+fn a_config_of_an_old_type(machine: &Machine) {
+    let digest = machine.sh(&format!(
+        r#"cd /served
+           jq -cj '.config.mediaType = "application/octet-stream"' manifest.json >old.json
+           until curl -sf -X PUT --data-binary @old.json \
+             -H 'Content-Type: application/vnd.docker.distribution.manifest.v2+json' \
+             localhost:5000/v2/lab/app/manifests/old; do sleep 0.1; done
+           mkdir -p /etc/containers/registries.conf.d
+           printf '[[registry]]\nlocation = "localhost:5000"\ninsecure = true\n' \
+             >/etc/containers/registries.conf.d/lab.conf
+           docker rmi -f $(docker images -q {APP}) >&2
+           docker load -q -i /lab/app.tar >&2
+           sha256sum <old.json | cut -c1-64"#
+    ));
+    let apply = ["apply", "--from", "/served/old.json"];
+    let refused = refuses(machine, &apply, "unpacks no layers");
+    for begins in ["skopeo copy", "docker load"] {
+        let line = refused.next(begins);
+        machine.types(&format!("cd /root; {line}")).exits(0);
+    }
+    machine.digestfix(&apply).exits(0);
+    runs_by(machine, &[&format!("{APP}@sha256:{digest}")]);
+}
+
 /// digestfix does not remove the last reference to a pulled image: it could not restore
-/// the layers, and `docker save` by this reference would write an empty archive.
+/// the layers, and `docker save` by this reference would write an empty archive. Docker
+/// itself removes what digestfix does not.
 fn what_was_pulled(machine: &Machine, pinned: &str) {
+    let (tag, remove) = (format!("{APP}:v1"), ["apply", "--remove", pinned]);
+    machine.sh("systemctl start docker-registry");
+    a_config_of_an_old_type(machine);
     machine.sh(&format!(
-        "systemctl start docker-registry
-         docker rmi -f $(docker images -q {APP})
-         until docker pull -q {pinned}; do sleep 0.2; done
+        "ctr -n moby images rm --sync $(ctr -n moby images ls -q)
+         until docker pull -q {tag}; do sleep 0.2; done"
+    ));
+    let refused = refuses(machine, &remove, "drops both together");
+    machine.types(&refused.next("docker rmi")).exits(0);
+    assert_eq!(machine.sh(&format!("docker images -q {APP}")), "");
+    machine.sh(&format!(
+        "docker pull -q {pinned}
          systemctl stop docker-registry
          docker load -q -i /lab/app.tar"
     ));
     let status = machine.digestfix(&["status"]).stdout;
     assert!(status.contains("ok"), "{status}");
     assert!(!status.contains("runs only"), "{status}");
-    refuses(
+    let refused = refuses(
         machine,
-        &["apply", "--remove", pinned],
+        &remove,
         "only this reference keeps the layers of its image",
     );
+    machine.types(&refused.next("docker rmi")).exits(0);
+    assert_ne!(run_by(machine, pinned).code, 0);
+    machine
+        .digestfix(&["apply", "--from", "/served/app"])
+        .exits(0);
+    let refused = refuses(machine, &["apply", "--remove", &tag], "docker rmi");
+    machine.types(&refused.next("docker rmi")).exits(0);
+    let refused = refuses(machine, &remove, "last reference");
+    machine.types(&refused.next("docker rmi")).exits(0);
+    assert_eq!(machine.sh(&format!("docker images -q {APP}")), "");
+
+    machine.sh("docker load -q -i /lab/app.tar");
+    let made_up = machine.sh(&format!("docker image inspect -f '{{{{.Id}}}}' {tag}"));
+    let refused = refuses(machine, &["apply", &format!("{tag}@{made_up}")], "made up");
+    machine.types(&refused.next("digestfix apply")).exits(0);
+    runs_by(machine, &[&format!("{APP}@{made_up}")]);
+    let further = format!("{APP}:v2");
+    let refused = refuses(
+        machine,
+        &["apply", &format!("{further}={tag}")],
+        "docker tag",
+    );
+    machine.types(&refused.next("docker tag")).exits(0);
+    runs_by(machine, &[&further]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::load::{self, Load, Summary};
-use crate::machine::{APP, Machine, Suite, eventually, every};
+use crate::machine::{APP, Machine, Run, Suite, eventually, every};
 
 const CONFIG: &str = "/etc/docker/daemon.json";
 
@@ -100,12 +100,12 @@ fn ten_applies(machine: &Machine, config_before: &str) {
         .sh("docker info -f '{{.ServerVersion}}'")
         .starts_with("20.")
     {
-        refuses(
+        let refused = refuses(
             machine,
             &["apply", &claim],
-            &["--rm", "before Docker 24.0.8", "docker rm -f passing)"],
+            &["--rm", "before Docker 24.0.8"],
         );
-        machine.sh("docker rm -f passing >/dev/null");
+        machine.types(&refused.next("docker rm -f")).exits(0);
         machine.sh(&format!("docker run -d --name instead {FULL} sleep 100000"));
     }
     let reference = format!("{APP}@{}", machine.digest("app"));
@@ -250,7 +250,7 @@ fn are_reached_until_docker_has_stopped() {
 
 /// Checks that the run is refused with these words, and that nothing changed.
 #[track_caller]
-fn refuses(machine: &Machine, words: &[&str], says: &[&str]) {
+fn refuses(machine: &Machine, words: &[&str], says: &[&str]) -> Run {
     let before = (machine.main_pid(), containers(machine), config(machine));
     let run = machine.digestfix(words).exits(3);
     for part in says {
@@ -259,6 +259,7 @@ fn refuses(machine: &Machine, words: &[&str], says: &[&str]) {
     assert!(run.stderr.contains("nothing was touched"), "{}", run.stderr);
     let after = (machine.main_pid(), containers(machine), config(machine));
     assert_eq!(after, before);
+    run
 }
 
 /// In swarm mode, Docker does not support live-restore.
@@ -274,10 +275,15 @@ fn are_started_again_in_swarm_mode() {
         start_containers(&machine, options);
         machine.sh("docker swarm init --advertise-addr 127.0.0.1 >/dev/null");
         let claim = machine.claim("app");
-        refuses(
+        let refused = refuses(
             &machine,
             &["apply", &claim],
-            &["swarm mode", "--containers restart", "--containers ignore"],
+            &["swarm mode", "--containers ignore"],
+        );
+        let restarting = refused.next("digestfix apply");
+        assert!(
+            restarting.ends_with(" --containers restart"),
+            "{restarting}"
         );
         refuses(
             &machine,
@@ -295,9 +301,7 @@ fn are_started_again_in_swarm_mode() {
         eventually("the service runs", || !service().is_empty());
         let (before, config_before, task) = (ran(), config(&machine), service());
 
-        let run = machine
-            .digestfix(&["apply", "--containers", "restart", &claim])
-            .exits(0);
+        let run = machine.types(&restarting).exits(0);
 
         assert_eq!(ran(), before, "{}", run.stdout);
         assert_eq!(config(&machine), config_before);
@@ -358,27 +362,47 @@ fn that_end_meanwhile_are_told() {
 #[test]
 fn cannot_be_kept_where_a_flag_says_so() {
     let machine = ready(Suite::Bookworm, |machine| {
-        machine.drop_in(
-            "[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd -H fd:// --live-restore=false\n",
-        );
-        machine.sh("systemctl restart docker");
+        machine.write("/run/authz.py", include_str!("authz.py"));
+        machine.sh("systemd-run -q --unit=authz python3 /run/authz.py
+             until [ -S /run/docker/plugins/lab.sock ]; do sleep 0.05; done
+             sed 's/^ExecStart=.*/& --live-restore=false --authorization-plugin=lab/' \
+               /lib/systemd/system/docker.service >/etc/systemd/system/docker.service
+             systemctl daemon-reload; systemctl restart docker");
     });
     machine.sh(&format!(
         "docker run -d {SOON} --name web {APP}:v1 /bin/busybox sleep 100000"
     ));
-    refuses(
-        &machine,
-        &["apply", &machine.claim("app")],
-        &["--live-restore=false", "web"],
+    let apply = ["apply", &machine.claim("app")];
+    let refused = refuses(&machine, &apply, &["--live-restore=false", "web"]);
+    machine.edits(
+        &refused.next("systemctl edit --full"),
+        "sed -i 's/ --live-restore=false//' \"$1\"",
     );
-    machine.without_drop_in();
-    machine.sh("systemctl restart docker; docker start web
-         mount --bind /etc/docker /etc/docker; mount -o remount,ro,bind /etc/docker");
+    machine.sh("systemctl restart docker; docker start web");
+    let is_denied = || {
+        let denied = machine.run(&["docker", "tag", &format!("{APP}:v1"), "forbidden"]);
+        assert!(denied.stderr.contains("not by this plugin"), "{denied:?}");
+    };
+    is_denied();
+    let refused = refuses(&machine, &apply, &["forgets --authorization-plugin"]);
+    machine.edits(
+        &refused.next("systemctl edit --full"),
+        "sed -i 's/ --authorization-plugin=lab//' \"$1\"",
+    );
+    machine.write(CONFIG, "{\"authorization-plugins\": [\"lab\"]}");
+    machine.sh("systemctl restart docker; docker start web");
+    let read_only = "mount --bind /etc/docker /etc/docker; mount -o remount,ro,bind /etc/docker";
+    machine.sh(read_only);
     refuses(
         &machine,
-        &["apply", &machine.claim("app")],
+        &apply,
         &["daemon.json cannot be changed", "Read-only"],
     );
+    machine.sh("umount /etc/docker");
+    let before = containers(&machine);
+    machine.digestfix(&apply).exits(0);
+    assert_eq!(containers(&machine), before);
+    is_denied();
 }
 
 /// Kills an apply at one system call after another. Then its watchdog, a recovery or

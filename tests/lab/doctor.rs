@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::machine::{APP, Machine, Run, STORE, Suite, eventually};
+use crate::machine::{APP, Machine, Run, STORE, Suite, command, eventually};
 
 const CLAIMS: &str = "/etc/digestfix/claims.d/app";
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
@@ -80,7 +80,7 @@ struct Fault {
     says: &'static str,
     /// A part of the advised command or action.
     next: &'static str,
-    /// The script that solves the problem.
+    /// The script that solves the problem. If it is empty, the advised command is typed.
     cure: String,
 }
 
@@ -119,7 +119,10 @@ impl Fault {
             apply.stdout,
             apply.stderr
         );
-        machine.sh(&self.cure);
+        match self.cure.as_str() {
+            "" => drop(machine.types(&command(&next, self.next)).exits(0)),
+            cure => drop(machine.sh(cure)),
+        }
         let doctor = Doctor::asked(machine, &[]);
         assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
         assert_eq!(machine.main_pid(), pid, "Docker was not stopped");
@@ -184,7 +187,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "as masked",
             "systemctl mask -q docker.service",
             "systemctl unmask docker.service",
-            "systemctl unmask -q docker.service",
+            "",
         ),
         fault(
             "other_units",
@@ -201,7 +204,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "other than root can write",
             format!("chmod 666 {CLAIMS}"),
             "chmod go-w /etc/digestfix/claims.d/app",
-            format!("chmod go-w {CLAIMS}"),
+            "",
         ),
         fault(
             "claims",
@@ -215,14 +218,14 @@ fn what_stops_an_apply_is_told_and_cured() {
             "repositories.json",
             format!("echo '[' >{STORE}"),
             NAMES_AGAIN,
-            NAMES_AGAIN,
+            "",
         ),
         fault(
             "history",
             "only root may write",
             "mkdir -p /var/lib/docker/digestfix/history; chmod 777 /var/lib/docker/digestfix/history",
             "chmod 700 /var/lib/docker/digestfix/history",
-            "chmod 700 /var/lib/docker/digestfix/history",
+            "",
         ),
         fault(
             "lock",
@@ -239,7 +242,7 @@ fn what_stops_an_apply_is_told_and_cured() {
             "cannot be written",
             "mkdir -p /var/lib/digestfix; mount -t tmpfs -o ro,size=2m none /var/lib/digestfix",
             "mount -o remount,rw \"$(findmnt -n -o TARGET -T /var/lib/digestfix)\"",
-            "mount -o remount,rw \"$(findmnt -n -o TARGET -T /var/lib/digestfix)\"",
+            "",
         ),
         fault(
             "disk",
@@ -269,6 +272,14 @@ fn what_stops_an_apply_is_told_and_cured() {
         run.stdout,
         run.stderr
     );
+
+    // This process may run a program there, but systemd may not.
+    machine.sh("mount -t tmpfs -o noexec none /mnt; cp /usr/local/bin/digestfix /mnt/d");
+    let barred = machine.types("unshare -m sh -c 'mount -o remount,exec,bind /mnt; /mnt/d doctor'");
+    let install = barred.exits(3).next("install -m 755 /mnt/d");
+    machine.types(&install).exits(0);
+    machine.sh("umount /mnt; which digestfix | grep -x /usr/local/bin/digestfix");
+    Doctor::asked(&machine, &[]).next("ok", "watchdog", "can run");
 
     machine.install_units();
     Doctor::asked(&machine, &[]).next("ok", "boot", "are enabled");
@@ -312,6 +323,63 @@ fn only_a_reload_tells(machine: &Machine) {
     assert_eq!(doctor.count("problem"), 0, "{}", doctor.run.stdout);
 }
 
+const JOURNAL: &str = "/var/lib/docker/digestfix/journal.json";
+const PENDING: &str = "/var/lib/digestfix/pending";
+
+#[track_caller]
+fn is_recovered(machine: &Machine) {
+    Doctor::asked(machine, &[]).next("ok", "unfinished", "no run was interrupted");
+}
+
+/// Leaves the same run again, whose recovery is refused each time for another reason, until
+/// the advice is followed.
+#[track_caller]
+fn a_recovery_that_is_refused(machine: &Machine) {
+    let again = || {
+        machine.sh(&format!(
+            "cp -a /root/left/journal.json {JOURNAL}
+             cp -a /root/left/2*.json {PENDING}"
+        ))
+    };
+    // The marker is broken.
+    again();
+    machine.sh(&format!("echo '{{' | tee {PENDING}/*.json"));
+    let refused = machine.digestfix(&["recover"]).exits(3);
+    machine.types(&refused.next("rm ")).exits(0);
+    machine.types(&refused.next("digestfix recover")).exits(0);
+    is_recovered(machine);
+
+    // Docker has got another data root.
+    again();
+    machine.sh(&format!(
+        "docker rm -f web; systemctl stop docker.socket docker.service
+         mkdir -p /srv/docker/overlay2/x; cp -a /var/lib/docker/image /srv/docker
+         echo '{{\"data-root\": \"/srv/docker\", \"storage-driver\": \"overlay2\"}}' >{DAEMON_JSON}"
+    ));
+    let refused = machine.digestfix(&["recover"]).exits(3);
+    assert!(
+        refused.stderr.contains("give Docker its former data root"),
+        "{}",
+        refused.stderr
+    );
+    machine.sh(&format!("rm {DAEMON_JSON}"));
+    // Another unit for the same data root.
+    machine.sh(
+        "cp /lib/systemd/system/docker.service /etc/systemd/system/docker-b.service
+         systemctl daemon-reload",
+    );
+    let doctor = machine.digestfix(&["doctor", "--unit", "docker-b.service"]);
+    let of_unit = doctor
+        .exits(3)
+        .next("digestfix recover --unit docker.service");
+    machine.types(&refused.next("digestfix recover")).exits(0);
+    is_recovered(machine);
+    again();
+    machine.types(&of_unit).exits(0);
+    is_recovered(machine);
+    machine.is_whole();
+}
+
 /// None of these leftovers stops an apply, and the advised commands remove them.
 #[test]
 fn what_runs_have_left_is_told_and_taken_away() {
@@ -322,7 +390,8 @@ fn what_runs_have_left_is_told_and_taken_away() {
            >/run/systemd/system/docker.service.d/zz-digestfix-start-block.conf
          chmod 700 /var/lib/docker/digestfix/history
          touch /var/lib/docker/digestfix/provenance-overlay2.json.new \
-           /var/lib/docker/digestfix/history/1-1.json.new",
+           /var/lib/docker/digestfix/history/1-1.json.new
+         echo '{}' | tee /etc/docker/daemon.json >/etc/docker/daemon.json.digestfix-20260101T000000Z-1",
     );
     let doctor = Doctor::asked(&machine, &[]);
     for says in [
@@ -332,6 +401,11 @@ fn what_runs_have_left_is_told_and_taken_away() {
     ] {
         machine.sh(&doctor.next("warning", "unfinished", says));
     }
+    let aside = doctor.next("warning", "unfinished", "daemon.json.digestfix-");
+    for begins in ["diff ", "mv "] {
+        machine.types(&command(&aside, begins)).exits(0);
+    }
+    machine.sh("rm /etc/docker/daemon.json");
     Doctor::asked(&machine, &[]).next("ok", "unfinished", "no run was interrupted");
     assert_eq!(
         machine.sh("find /run/systemd/system /var/lib/docker/digestfix -name '*digestfix-start-block*' -o -name '*.new'"),
@@ -366,9 +440,14 @@ fn what_runs_have_left_is_told_and_taken_away() {
         "the next change first finishes or undoes that run",
     );
     machine.sh("systemctl stop 'digestfix-watchdog-*'");
+    // Nothing has changed yet, so these two files are all that the run has left.
+    machine.sh(&format!(
+        "mkdir /root/left; cp -a {JOURNAL} {PENDING}/*.json /root/left"
+    ));
     machine.sh(&recover);
-    Doctor::asked(&machine, &[]).next("ok", "unfinished", "no run was interrupted");
+    is_recovered(&machine);
     machine.is_whole();
+    a_recovery_that_is_refused(&machine);
 
     // Without the bus, the other checks still work.
     machine.sh("systemctl kill --signal=KILL dbus.service

@@ -213,6 +213,21 @@ fn a_machine_that_goes_down_under_it() {
         let condition = format!("systemctl show -p ConditionResult --value {unit}");
         assert_eq!(machine.sh(&condition), "no", "there is nothing to do");
     }
+
+    // As if the host had rebooted, but without its units, and Docker does not start.
+    killed(&machine);
+    let boot = "s/\"boot\": \"[^\"]*/\"boot\": \"another/";
+    machine.sh(&format!(
+        "systemctl stop 'digestfix-watchdog-*'
+         sed -i '{boot}' /var/lib/docker/digestfix/journal.json"
+    ));
+    let waits = machine.digestfix(&["recover"]).exits(5);
+    for begins in ["systemctl start", "digestfix recover"] {
+        machine.types(&waits.next(begins)).exits(0);
+    }
+    machine.is_whole();
+    let policy = machine.sh("docker inspect -f '{{.HostConfig.RestartPolicy.Name}}' down");
+    assert_eq!(policy, "always");
 }
 
 /// Starts an apply that takes long while Docker is stopped, and shuts the machine down
@@ -316,6 +331,10 @@ fn a_disk_that_is_read_only() {
         assert!(run.stderr.contains(words), "{}", run.stderr);
     }
     assert_eq!(machine.main_pid(), pid);
+    for look in ["ls -ld ", "df -h "] {
+        let shown = machine.types(&run.next(look)).exits(0).stdout;
+        assert!(shown.contains("/var/lib/docker"), "{shown}");
+    }
 }
 
 /// A journal that another program forged restores nothing, and does not keep Docker from
@@ -365,6 +384,22 @@ fn a_journal_that_lies() {
         "{}",
         run.stderr
     );
+
+    // The true journal, but the user names another configuration file.
+    machine.write(journal, &good);
+    machine.write("/root/daemon.json", "{}");
+    machine.sh(&format!("chown root {journal}"));
+    for command in ["recover", "doctor"] {
+        let other = [command, "--config-file", "/root/daemon.json"];
+        let run = machine.digestfix(&other).exits(3);
+        let line = run.next("digestfix recover --config-file /etc");
+        if command == "doctor" {
+            machine.types(&line).exits(0);
+        }
+    }
+    assert!(!machine.file(journal).exists());
+    let after = (machine.main_pid(), containers(&machine), config(&machine));
+    assert_eq!(after, before);
 }
 
 /// Leaves a journal of a run that has not changed anything yet.

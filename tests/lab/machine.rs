@@ -123,6 +123,40 @@ impl Run {
     }
 }
 
+impl Run {
+    /// The command in the advice ("Next:") that begins with these words, as it is printed.
+    #[track_caller]
+    pub fn next(&self, begins: &str) -> String {
+        command(&format!("{}\n{}", self.stdout, self.stderr), begins)
+    }
+}
+
+/// The command in a text that begins with these words, after the first "Next:" if the text
+/// has one. It ends before the first character that cannot be a part of it.
+#[track_caller]
+pub fn command(text: &str, begins: &str) -> String {
+    let advice = text.split_once("Next: ").map_or(text, |(_, advice)| advice);
+    let Some(at) = advice.find(begins) else {
+        panic!("{begins:?} is not in {text}");
+    };
+    let (mut quoted, mut depth) = (false, 0);
+    let mut rest = advice[at..].char_indices();
+    let end = rest.find(|(place, character)| {
+        match character {
+            '\'' => quoted = !quoted,
+            '(' if !quoted && !advice[..at + place].ends_with(' ') => depth += 1,
+            ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+        let after = &advice[at + place..];
+        let ends =
+            after.starts_with(['\n', ';']) || after.starts_with(", ") || after.starts_with(" (");
+        depth < 0 || (depth == 0 && !quoted && ends)
+    });
+    let line = end.map_or(&advice[at..], |(end, _)| &advice[at..at + end]);
+    line.trim_end().to_owned()
+}
+
 impl Machine {
     pub fn boot(suite: Suite) -> Self {
         Self::boot_from(suite, "")
@@ -273,6 +307,27 @@ impl Machine {
     /// Writes a file into the machine from outside, without a network.
     pub fn put(&self, path: &str, content: &[u8]) {
         fs::write(self.dir.join(format!("root{path}")), content).expect("there is room");
+    }
+
+    /// Types a command line in a shell.
+    pub fn types(&self, line: &str) -> Run {
+        self.run(&["bash", "-c", line])
+    }
+
+    /// Types a `systemctl edit` on a terminal. A script takes the place of the user at the
+    /// editor; `$1` is the file.
+    #[track_caller]
+    pub fn edits(&self, line: &str, script: &str) {
+        assert!(line.starts_with("systemctl edit "), "{line}");
+        // Before the file, systemd may give the number of a line.
+        let last = "for file; do :; done; set -- \"$file\"";
+        self.write(
+            "/run/editor",
+            &format!("#!/bin/sh\nset -e\n{last}\n{script}\n"),
+        );
+        self.sh(&format!(
+            "chmod 755 /run/editor; SYSTEMD_EDITOR=/run/editor script -qec '{line}' /dev/null"
+        ));
     }
 
     pub fn digestfix(&self, words: &[&str]) -> Run {

@@ -100,10 +100,12 @@ fn told(machine: &Machine, repository: &str, digest: &str) -> [String; 2] {
 }
 
 #[track_caller]
-fn refuses(machine: &Machine, words: &[&str], expected: &str) {
-    let refused = machine.digestfix(words).exits(3).stderr;
+fn refuses(machine: &Machine, words: &[&str], expected: &str) -> Run {
+    let run = machine.digestfix(words).exits(3);
+    let refused = &run.stderr;
     assert!(refused.contains(expected), "{words:?}: {refused}");
     assert!(refused.contains("nothing was touched"), "{refused}");
+    run
 }
 
 fn is_finished(machine: &Machine) -> bool {
@@ -224,6 +226,7 @@ fn removals(machine: &Machine) {
     refuses(machine, &["rollback"], "last record");
     import(machine, "app");
     machine.digestfix(&["rollback"]).exits(0);
+    ctr_does_the_rest(machine);
     // containerd's transfer service (since 2.0) ignores `--digests`.
     let import = format!("--digests --base-name {APP} /lab/app.tar");
     machine.sh(&format!(
@@ -241,6 +244,57 @@ fn removals(machine: &Machine) {
         exported.stderr
     );
     assert!(!exported.stdout.contains(APP), "{}", exported.stdout);
+    let made_up = machine.sh(&format!("ctr -n k8s.io images ls -q | grep '^{APP}@'"));
+    types(machine, &["apply", "--remove", &made_up], "ctr ");
+    machine.sh(&format!("! ctr -n k8s.io images ls -q | grep '^{APP}@'"));
+}
+
+/// Types the command that a refusal advises.
+#[track_caller]
+fn types(machine: &Machine, words: &[&str], begins: &str) {
+    let refused = refuses(machine, words, begins);
+    machine.types(&refused.next(begins)).exits(0);
+}
+
+/// Does with ctr what digestfix refuses to do, as the refusals advise.
+fn ctr_does_the_rest(machine: &Machine) {
+    let (claim, digest) = (machine.claim("app"), machine.digest("app"));
+    let (tag, pinned) = (format!("{APP}:v1"), format!("{APP}@{digest}"));
+    let names = || machine.sh("ctr -n k8s.io images ls -q");
+    let made_up = machine.sh(&format!(
+        "ctr -n k8s.io images ls name=={tag} | awk 'END {{ print $3 }}'"
+    ));
+    let claim_made_up = format!("{tag}@{made_up}");
+    types(machine, &["apply", &claim_made_up], "digestfix apply");
+    assert!(names().contains(&made_up));
+    machine.digestfix(&["rollback"]).exits(0);
+
+    machine.digestfix(&["apply", &claim]).exits(0);
+    let other = format!("{pinned}={OTHER}:v1");
+    types(
+        machine,
+        &["apply", "--replace", &other],
+        "digestfix apply --remove",
+    );
+    assert!(!names().contains(&pinned));
+
+    types(machine, &["apply", &format!("{APP}:v2={tag}")], "ctr ");
+    assert!(names().contains(&format!("{APP}:v2")));
+    types(
+        machine,
+        &["apply", "--remove", &format!("{APP}:v2")],
+        "ctr ",
+    );
+    assert!(!names().contains(&format!("{APP}:v2")));
+
+    machine.digestfix(&["apply", &claim]).exits(0);
+    machine.sh(&format!(
+        "ctr -n k8s.io images rm --sync {tag} {}",
+        machine.id("app")
+    ));
+    types(machine, &["rollback"], "ctr ");
+    assert!(!names().contains(APP));
+    import(machine, "app");
 }
 
 /// Kills an apply at each step that reaches the disk or containerd. The watchdog then
@@ -312,6 +366,10 @@ fn others_on_the_way(machine: &Machine) {
         assert_eq!(run.code, i32::from(!stands), "{step}");
         let is_removed = script == removes;
         assert_eq!(is_removed, run.stderr.contains("another client"), "{step}");
+        if is_removed {
+            let shown = machine.types(&run.next("systemctl status containerd"));
+            assert!(shown.exits(0).stdout.contains("active (running)"));
+        }
         if stands {
             machine.digestfix(&["rollback"]).exits(0);
         }
@@ -421,8 +479,10 @@ fn beside_docker(machine: &Machine) {
     );
     machine.sh("systemctl stop docker.socket docker.service");
     machine.sh("rm -r /var/lib/docker/image");
-    let refused = machine.digestfix(&["status"]).exits(3).stderr;
-    assert!(refused.contains("--store kubernetes"), "{refused}");
+    let refused = machine.digestfix(&["status"]).exits(3);
+    let line = refused.next("digestfix status --store kubernetes");
+    let of_node = machine.types(&line).exits(4);
+    assert!(of_node.stdout.contains("Kubernetes node"));
 }
 
 /// Moves containerd's socket and directories to where k3s and RKE2 have them. Does not run

@@ -1,11 +1,11 @@
 //! Hosts that digestfix refuses to change, and the reason that it reports.
 
-use crate::machine::{APP, Machine, OTHER, Suite, eventually};
+use crate::machine::{APP, Machine, OTHER, Run, STORE, Suite, command, eventually};
 
 /// Checks that the run is refused with these words, and that Docker still runs as the
 /// same process.
 #[track_caller]
-fn refuses(machine: &Machine, words: &[&str], says: &str) {
+fn refuses(machine: &Machine, words: &[&str], says: &str) -> Run {
     let look = || {
         machine.sh(
             "systemctl show -p MainPID,ActiveState docker.service docker.socket; \
@@ -17,6 +17,7 @@ fn refuses(machine: &Machine, words: &[&str], says: &str) {
     assert!(run.stderr.contains(says), "{}", run.stderr);
     assert!(run.stderr.contains("nothing was touched"), "{}", run.stderr);
     assert_eq!(look(), before);
+    run
 }
 
 #[test]
@@ -32,11 +33,18 @@ fn live_restore_that_systemd_would_undo() {
     machine.sh(&format!(
         "docker run -d --name web --network none {APP}:v1 /bin/busybox sleep 1000"
     ));
-    refuses(
-        &machine,
-        &["apply", &machine.claim("app")],
-        "KillMode=control-group",
+    let apply = ["apply", &machine.claim("app")];
+    let refused = refuses(&machine, &apply, "KillMode=control-group");
+    machine.edits(
+        &refused.next("systemctl edit"),
+        "printf '[Service]\\nKillMode=process\\n' >\"$1\"",
     );
+    let web = || machine.sh("docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' web");
+    let before = web();
+    // The unit is newer than dockerd now, and systemd heeds it already.
+    let refused = machine.digestfix(&apply).exits(3);
+    machine.types(&refused.next("digestfix apply")).exits(0);
+    assert_eq!(web(), before);
 }
 
 /// No container runs, so only the configuration can keep digestfix from stopping Docker.
@@ -70,14 +78,13 @@ fn docker_stays_up(machine: &Machine, configs: &[&str]) {
     // Only a start of Docker can check this setting.
     machine.write(DAEMON_JSON, "{\"bip\": \"10.9.0.1/24\"}");
     let run = machine.digestfix(&["apply", &claim]).exits(3);
-    assert!(run.stderr.contains("--force-restart"), "{}", run.stderr);
+    let forced = run.next("digestfix apply");
+    assert!(forced.contains("--force-restart"), "{forced}");
     machine.digestfix(&["plan", &claim]).exits(3);
     machine
         .digestfix(&["plan", "--force-restart", &claim])
         .exits(4);
-    machine
-        .digestfix(&["apply", "--force-restart", &claim])
-        .exits(0);
+    machine.types(&forced).exits(0);
     machine.is_whole();
 }
 
@@ -122,7 +129,30 @@ fn sources_that_disagree() {
     refuses(&machine, &["apply", &claim], "daemon.json says /srv/docker");
     machine.write("/etc/docker/daemon.json", "{\"live-restore\": tru");
     refuses(&machine, &["apply", &claim], "Docker would not start again");
-    machine.sh("rm /etc/docker/daemon.json");
+    machine.write("/etc/docker/daemon.json", "{\"hosts\": [\"fd://\"]}");
+    let refused = refuses(
+        &machine,
+        &["apply", &claim],
+        "set in /etc/docker/daemon.json",
+    );
+    machine.edits(
+        &refused.next("systemctl edit --full"),
+        "sed -i 's/ -H fd:[/][/]//' \"$1\"",
+    );
+    let newer = machine.digestfix(&["apply", &claim]).exits(3).stderr;
+    assert!(newer.contains("--force-restart"), "{newer}");
+    machine.sh("rm /etc/docker/daemon.json /etc/systemd/system/docker.service");
+    let late = "/etc/systemd/system/docker.service.d/late.conf";
+    machine.write(late, "[Service]\nExecStart=\n");
+    machine.sh("systemctl daemon-reload");
+    let refused = refuses(&machine, &["status"], "bad-setting");
+    let shown = machine.types(&refused.next("systemctl status")).stdout;
+    assert!(shown.contains("bad-setting"), "{shown}");
+    machine.sh(&format!("rm {late}"));
+    machine
+        .types(&refused.next("systemctl daemon-reload"))
+        .exits(0);
+    machine.digestfix(&["status"]).exits(4);
     refuses(
         &machine,
         &["apply", "--data-root", "/srv/docker", &claim],
@@ -169,13 +199,16 @@ fn a_dockerd_that_is_not_the_units() {
     machine.sh("systemctl stop docker.socket docker.service
          systemd-run -q --unit=mine dockerd -H unix:///run/mine.sock
          until docker -H unix:///run/mine.sock version >/dev/null 2>&1; do sleep 0.1; done");
-    refuses(&machine, &["apply", &claim], "mine.service");
+    let refused = refuses(&machine, &["apply", &claim], "mine.service");
     machine.sh("mkdir -p /etc/docker");
-    refuses(
-        &machine,
-        &["apply", "--unit", "mine.service", &claim],
-        "transient",
-    );
+    let refused = machine.types(&refused.next("digestfix apply")).exits(3);
+    assert!(refused.stderr.contains("transient"), "{}", refused.stderr);
+    machine.types(&refused.next("systemctl stop")).exits(0);
+    let line = refused.next("digestfix apply");
+    machine
+        .types(&line.replace("DIR", "/var/lib/docker"))
+        .exits(0);
+    assert!(machine.store().contains(&machine.digest("app")));
 }
 
 /// `--unit` selects one of two Dockers. Without it, digestfix refuses to guess if only the
@@ -213,7 +246,8 @@ fn two_dockers_on_one_host() {
     machine.sh(&format!("docker -H unix:///run/b.sock image inspect {pin}"));
     machine.sh("rm -f /etc/systemd/system/docker.service /usr/lib/systemd/system/docker.service /etc/init.d/docker
          systemctl daemon-reload");
-    refuses(&machine, &["plan", &claim], "there is docker-b.service");
+    let refused = refuses(&machine, &["plan", &claim], "there is docker-b.service");
+    machine.types(&refused.next("digestfix plan")).exits(0);
 }
 
 #[test]
@@ -232,9 +266,10 @@ fn another_ones_job_and_a_unit_half_way() {
 #[test]
 fn claims_that_cannot_be_met() {
     let machine = Machine::boot(Suite::Bookworm);
-    machine.load("app");
+    no_store_yet(&machine);
     machine.load("other");
     let (id, digest) = (machine.id("other"), machine.digest("app"));
+    not_root(&machine);
     for (claim, says) in [
         (format!("{APP}:v1@{id}"), "is the ID of another image here"),
         (format!("{APP}:v2@{digest}"), "is not on this host"),
@@ -254,9 +289,28 @@ fn claims_that_cannot_be_met() {
     }
 }
 
-#[test]
-fn not_root() {
-    let machine = Machine::boot(Suite::Bookworm);
+/// Docker has no image yet, and somebody has removed its reference store.
+#[track_caller]
+fn no_store_yet(machine: &Machine) {
+    machine.sh(&format!("rm {STORE}"));
+    let refused = refuses(machine, &["status"], "there is no reference store here");
+    machine.sh("systemctl stop docker.socket docker.service");
+    let stopped = machine.digestfix(&["status"]).exits(3);
+    let start = stopped.next("systemctl start");
+    assert_eq!(refused.next("systemctl start"), start);
+    machine.types(&start).exits(0);
+    machine.digestfix(&["status"]).exits(0);
+    machine.sh(&format!("rm {STORE}"));
+    let load = refused.next("docker load");
+    machine
+        .types(&load.replace("FILE", "/lab/app.tar"))
+        .exits(0);
+    machine.digestfix(&["status"]).exits(4);
+}
+
+/// This machine has no sudo, and the shell of the test belongs to root.
+#[track_caller]
+fn not_root(machine: &Machine) {
     let run = machine
         .run(&[
             "setpriv",
@@ -267,7 +321,10 @@ fn not_root() {
             "status",
         ])
         .exits(3);
-    assert!(run.stderr.contains("sudo"), "{}", run.stderr);
+    let line = run.next("sudo digestfix");
+    machine
+        .types(&format!("sudo() {{ \"$@\"; }}; {line}"))
+        .exits(4);
 }
 
 /// The run would be killed by its own stop of Docker.
@@ -298,4 +355,8 @@ fn in_a_unit_that_is_stopped_along_with_docker() {
     let said = machine.sh("journalctl -b -o cat -u lab-own.service");
     assert!(said.contains("stops together with Docker"), "{said}");
     assert_eq!(machine.main_pid(), pid);
+    let edit = command(&said, "systemctl edit --full");
+    machine.edits(&edit, "sed -i s/^Requires=/Wants=/ \"$1\"");
+    machine.sh("systemctl start lab-own.service");
+    eventually("it has done it", || machine.engine_has("app"));
 }

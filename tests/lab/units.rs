@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::containers::elsewhere;
 use crate::load::{self, Load};
-use crate::machine::{APP, Machine, Suite, eventually};
+use crate::machine::{APP, Machine, Suite, command, eventually};
 
 const CLAIMS: &str = "/etc/digestfix/claims.d";
 
@@ -220,7 +220,10 @@ fn a_sandbox_in_the_way_is_told_of(machine: &Machine) {
     lose(machine);
     let pid = machine.main_pid();
     let drop_in = "/etc/systemd/system/digestfix.service.d/lab.conf";
-    machine.write(drop_in, "[Service]\nReadOnlyPaths=/var/lib/docker\n");
+    machine.write(
+        drop_in,
+        "[Service]\nReadOnlyPaths=/var/lib\nReadWritePaths=/var/lib/digestfix\n",
+    );
     machine.sh("systemctl daemon-reload");
     assert_ne!(
         machine
@@ -243,7 +246,17 @@ fn a_sandbox_in_the_way_is_told_of(machine: &Machine) {
         assert!(status.stdout.contains(words), "{}", status.stdout);
     }
     assert_eq!(machine.main_pid(), pid);
-    machine.sh(&format!("rm {drop_in}; systemctl daemon-reload"));
+    let edit = command(&status.stdout, "systemctl edit digestfix.service");
+    let line = command(&status.stdout, "ReadWriteDirectories=");
+    machine.edits(
+        &edit,
+        &format!("printf '[Service]\\n%s\\n' '{line}' >\"$1\""),
+    );
+    let start = command(&status.stdout, "systemctl start digestfix.service");
+    machine.sh(&start);
+    is_repaired(machine, "app");
+    machine.sh("rm -r /etc/systemd/system/digestfix.service.d; systemctl daemon-reload");
+    lose(machine);
 }
 
 fn a_killed_run_is_brought_back(machine: &Machine) {
@@ -260,20 +273,20 @@ fn a_killed_run_is_brought_back(machine: &Machine) {
     machine.without_drop_in();
     machine.is_whole();
     assert_eq!((web(machine), machine.store()), (before, store));
-    machine.sh("systemctl start digestfix.service");
-    is_repaired(machine, "app");
 }
 
 /// The service is stopped while Docker starts. The undo starts Docker again, and that
 /// start must not wait for the stop of this service, which waits for the undo.
 fn a_stop_waits_for_nothing_but_the_undo(machine: &Machine) {
-    lose(machine);
     let store = machine.store();
     machine.drop_in("[Service]\nExecStartPre=/bin/sleep 2\n");
     machine.sh("systemctl start --no-block digestfix.service");
     eventually("Docker is started", || {
         show(machine, "docker.service", "ActiveState") == "activating"
     });
+    let refused = machine.digestfix(&["status"]).exits(3);
+    let shown = machine.types(&refused.next("systemctl status")).stdout;
+    assert!(shown.contains("activating"), "{shown}");
     machine.sh("timeout 60 systemctl stop digestfix.service");
     machine.is_whole();
     assert_eq!(machine.store(), store);

@@ -129,8 +129,9 @@ impl LoadBlocker {
                 "load the image for this host's platform, and claim its digest".to_owned()
             }
             Self::OldConfig(reference) => format!(
-                "load the image with its layers: docker pull {reference}, or skopeo copy on a host that reaches \
-                 the registry and docker load on this host"
+                "load the image with its layers (docker pull would store another manifest). On a host that reaches \
+                 the registry: skopeo copy --preserve-digests docker://{reference} oci-archive:image.tar; on this \
+                 host: docker load -i image.tar; then run the same command again"
             ),
             Self::Unread(_) | Self::NothingRead | Self::NoWayBack(_) => root.to_owned(),
         }
