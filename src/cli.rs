@@ -447,7 +447,8 @@ pub struct TermsArgs {
     /// Read claims from a file, a directory, or "-" (repeatable)
     #[arg(short, long, value_name = "FILE")]
     pub from: Vec<PathBuf>,
-    /// In the claims of --from files, replace the beginning FROM of a repository name by TO (repeatable)
+    /// In the claims of --from files, replace the beginning FROM of a repository name by
+    /// TO (repeatable)
     #[arg(long, value_name = "FROM=TO")]
     pub rewrite: Vec<Rewrite>,
     /// Also restore each tag for which a file gives the image ID

@@ -88,8 +88,8 @@ fn beyond_repair(text: &str) -> Option<String> {
     let digits = digest.strip_prefix("sha256:").unwrap_or(digest);
     (digits.len() == SHORT_ID && digits.bytes().all(is_lower_hex)).then(|| {
         format!(
-            "{digits} is only the beginning of an image ID or a digest, as docker images shows IDs and digests. \
-             A digest has 64 digits"
+            "{digits} is only the beginning of an image ID or a digest (docker images shortens \
+             IDs). A digest has 64 digits"
         )
     })
 }

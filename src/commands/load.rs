@@ -46,16 +46,16 @@ pub(super) async fn run(args: &LoadArgs) -> RunResult {
         Ok(Loaded::Changed(changed)) => tell(*changed, report),
         Ok(Loaded::Nothing) => {
             report.done(false, None);
-            report.line("Nothing to do: the images are here, and every claim about them holds.");
+            report.line(&format!("Nothing to do: {}.", claims_hold(&report)));
             report.end(RunResult::Unchanged)
         }
         Ok(Loaded::Images) => {
             report.done(true, None);
-            report.conclude("Done. The images are here, and every claim about them holds.");
+            report.conclude(&format!("Done: {}.", claims_hold(&report)));
             report.end(RunResult::Done)
         }
-        Ok(Loaded::Unmet) => {
-            report.done(true, None);
+        Ok(Loaded::Unmet { loaded }) => {
+            report.done(loaded, None);
             report.conclude("The images are here. No digest could be recorded.");
             report.end(RunResult::Pending)
         }
@@ -70,9 +70,20 @@ enum Loaded {
     Changed(Box<Changed>),
     /// Images were loaded, and no reference needed a change.
     Images,
-    /// Images were loaded, but no claim about them could be applied.
-    Unmet,
+    /// The images are on this host, but one of them has no digest, and no claim could be
+    /// applied.
+    Unmet {
+        /// Whether this run loaded an image.
+        loaded: bool,
+    },
     Nothing,
+}
+
+fn claims_hold(report: &Report) -> &'static str {
+    match report.is_unmet() {
+        true => "the images are here, and no claim is about them",
+        false => "the images are here, and every claim about them holds",
+    }
 }
 
 /// Why some archives were not loaded, or some claims were not applied.
@@ -147,18 +158,16 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     }
     let left = Loading::read(site.images().data_root());
     if to_send.is_empty() && left.is_none() {
-        if claims_nothing {
-            return Ok(
-                match without_digest(&whole, &site, &options, report).await? {
-                    true => Loaded::Unmet,
-                    false => Loaded::Nothing,
-                },
-            );
+        if !claims_nothing
+            && let Some(changed) = change(&Wanted::Claims(&request), &options, report).await?
+        {
+            return Ok(Loaded::Changed(Box::new(changed)));
         }
-        let changed = change(&Wanted::Claims(&request), &options, report).await?;
-        return Ok(changed.map_or(Loaded::Nothing, |changed| {
-            Loaded::Changed(Box::new(changed))
-        }));
+        let is_without = without_digest(&whole, &site, &options, report).await?;
+        return Ok(match is_without && (claims_nothing || report.is_unmet()) {
+            true => Loaded::Unmet { loaded: false },
+            false => Loaded::Nothing,
+        });
     }
 
     let held = Held::take(site.images().data_root(), &options, report).await?;
@@ -192,7 +201,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
         end_loading(&held.lock, report);
         drop(held);
         return Ok(match is_without(&whole, &site, &options, report).await {
-            true => Loaded::Unmet,
+            true => Loaded::Unmet { loaded: true },
             false => Loaded::Images,
         });
     }
@@ -213,7 +222,7 @@ async fn load(args: &LoadArgs, report: &mut Report) -> Result<Loaded, LoadStop> 
     }
     let is_without = finish(&request, &whole, &site, &options, report).await;
     Ok(match is_without && report.is_unmet() {
-        true => Loaded::Unmet,
+        true => Loaded::Unmet { loaded: true },
         false => Loaded::Images,
     })
 }

@@ -184,10 +184,7 @@ pub fn judge(left: &Left, here: Here<'_>) -> Vec<Finding> {
         };
         findings.push(Finding::warning(
             Check::Unfinished,
-            format!(
-                "an interrupted run left {} behind, {effect}",
-                path.display()
-            ),
+            format!("a run left {} behind, {effect}", path.display()),
             next,
         ));
     }

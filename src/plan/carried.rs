@@ -35,7 +35,7 @@ impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Named(name) | Self::NamedOrId(name, _) => name.fmt(f),
-            Self::Id(hex) => write!(f, "a single image whose ID begins with sha256:{hex}"),
+            Self::Id(hex) => write!(f, "single image whose ID begins with sha256:{hex}"),
         }
     }
 }

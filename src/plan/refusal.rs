@@ -89,7 +89,7 @@ pub enum Refusal {
     #[error("{claim}: the image already has another digest in this repository: {present}")]
     OtherDigest { claim: String, present: String },
     #[error(
-        "{claim}: this host records {present} for the image, but the digest is {whose}, which no registry \
+        "{claim}: this host records {present} for the image, but that digest is {whose}, which no registry \
          serves"
     )]
     ImageIdInTheWay {

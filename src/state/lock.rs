@@ -39,9 +39,9 @@ pub enum LockError {
 impl LockError {
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Held { .. } => {
-                Some("wait until the other run ends, or add the option --wait SECONDS".to_owned())
-            }
+            Self::Held { .. } => Some(
+                "wait until the other run ends, or let digestfix wait: --wait SECONDS".to_owned(),
+            ),
             Self::Io { path, .. } if is_barred(path) => {
                 let path = shell::path(path);
                 Some(format!(

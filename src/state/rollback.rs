@@ -143,7 +143,7 @@ fn changed_nothing(record: &Record) -> Option<String> {
         Some(End::Undone { why }) => Some(format!("the transaction failed and was undone ({why})")),
         Some(End::Recovered {
             references: Side::Old,
-        }) => Some("the transaction was interrupted before its first change".to_owned()),
+        }) => Some("the transaction was interrupted and undone".to_owned()),
         _ if record.is_empty() => Some("there was nothing left to do".to_owned()),
         _ => None,
     }

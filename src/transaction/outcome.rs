@@ -168,7 +168,10 @@ pub enum Failure {
     /// Another program has switched live-restore off.
     #[error("another process switched live-restore off a moment ago")]
     SwitchedOff,
-    #[error("a dockerd{} still runs, although digestfix has stopped Docker's unit", process(*.pid))]
+    #[error(
+        "a dockerd{} still uses the data root, although Docker should be stopped",
+        process(*.pid)
+    )]
     StillRunning { pid: Option<u32> },
     /// The reference store changed before Docker had stopped, and digestfix cannot apply
     /// the claims to the changed store.

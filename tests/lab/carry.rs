@@ -124,6 +124,16 @@ fn carries(machine: &Machine, fresh: &str, may_stop: u32) {
         "{}",
         told.stderr
     );
+    // The image is here by now, has no digest, and the claim is about no image of it.
+    machine.write(
+        "/lab/elsewhere.txt",
+        &format!("elsewhere.example/app:v1@sha256:{}\n", "1".repeat(64)),
+    );
+    let again = ["load", "--from", "/lab/elsewhere.txt", "/lab/plain.tar"];
+    let again = machine
+        .digestfix(&again)
+        .exits(if may_stop == 0 { 0 } else { 4 });
+    assert!(!again.stdout.contains("every claim"), "{}", again.stdout);
 }
 
 #[test]

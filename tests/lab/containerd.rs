@@ -96,7 +96,7 @@ fn whole_way(suite: Suite) {
             "--from",
             "/served/manifest.json",
         ],
-        "not the one that this Docker would choose",
+        "Docker would choose another image",
     );
     for command in ["plan", "apply", "verify"] {
         let elsewhere = ["--containerd-root", "/nowhere"];
@@ -323,7 +323,7 @@ fn what_was_pulled(machine: &Machine, pinned: &str) {
         "ctr -n moby images rm --sync $(ctr -n moby images ls -q)
          until docker pull -q {tag}; do sleep 0.2; done"
     ));
-    let refused = refuses(machine, &remove, "drops both together");
+    let refused = refuses(machine, &remove, "Docker would drop both together");
     machine.types(&refused.next("docker rmi")).exits(0);
     assert_eq!(machine.sh(&format!("docker images -q {APP}")), "");
     machine.sh(&format!(

@@ -153,7 +153,7 @@ fn what_docker_changed_since_stands_in_the_way() {
     assert!(
         refused
             .stderr
-            .contains(&format!("{APP}:v1: it pointed at {app}")),
+            .contains(&format!("the reference pointed at {app}")),
         "{}",
         refused.stderr
     );

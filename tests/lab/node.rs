@@ -239,7 +239,7 @@ fn removals(machine: &Machine) {
     assert!(status.contains("x made up"), "{status}");
     let exported = machine.digestfix(&["export", APP]).exits(3);
     assert!(
-        exported.stderr.contains("is left out"),
+        exported.stderr.contains("is not exported"),
         "{}",
         exported.stderr
     );

@@ -293,7 +293,7 @@ fn claims_that_cannot_be_met() {
 #[track_caller]
 fn no_store_yet(machine: &Machine) {
     machine.sh(&format!("rm {STORE}"));
-    let refused = refuses(machine, &["status"], "there is no reference store here");
+    let refused = refuses(machine, &["status"], "the reference store does not exist");
     machine.sh("systemctl stop docker.socket docker.service");
     let stopped = machine.digestfix(&["status"]).exits(3);
     let start = stopped.next("systemctl start");

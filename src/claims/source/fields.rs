@@ -257,8 +257,8 @@ impl<'a> Objects<'a> {
         self.collected.unnamed(self.place, &self.unnamed);
         if self.unplaced > 0 {
             self.collected.remark(format!(
-                "{}: the registry is missing for {} of the digests; name the registry: \
-                 --rewrite PATH=REGISTRY/PATH",
+                "{}: for {} of the digests, the file gives a path but no registry; name the \
+                 registry: --rewrite PATH=REGISTRY/PATH",
                 self.place, self.unplaced
             ));
         }

@@ -235,7 +235,7 @@ fn read_manifest(spaced: &Spaced, place: &str, collected: &mut Collected) -> Res
     collected.prove(ended.as_bytes(), place)?;
     let other = Digest::of(Algorithm::Sha256, ended.as_bytes());
     collected.remark(format!(
-        "{place}: this manifest has white space around it, which the registry may not serve. \
+        "{place}: this manifest has white space around it, which may not come from the registry. \
          Without the white space, the digest is {digest}. With the white space at the end, the \
          digest is {other}. This file proves a claim of either digest, but makes no claim itself"
     ));

@@ -95,8 +95,8 @@ pub enum LoadBlocker {
 
 impl LoadBlocker {
     pub fn help(&self) -> String {
-        let root = "find containerd's root directory (root in the output of containerd config dump), and add \
-                    --containerd-root DIR";
+        let root = "find containerd's root directory (root in the output of containerd config \
+                    dump), and name it: --containerd-root DIR";
         match self {
             Self::SetTag { tag, image } => {
                 let image = image.as_ref().map(ToString::to_string);
