@@ -1,9 +1,16 @@
 //! Event loop for commands that wait for systemd, Docker, signals or the clock.
 
+use std::time::Duration;
+
 use crate::report::output::Output;
 use crate::report::run_result::RunResult;
 use crate::sys::interrupt;
 use crate::sys::printable::printable;
+
+/// How long digestfix waits for a slow reader of its output after another signal.
+/// `timeout(1)` sends a signal to its command and to the process group, so two signals
+/// arrive within an instant, and the message about the first one must not be lost.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs a command, and waits until its output is written.
 pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResult {
@@ -30,7 +37,10 @@ pub(super) fn on_event_loop(command: impl Future<Output = RunResult>) -> RunResu
         // another signal arrives.
         tokio::select! {
             () = output.drained() => {}
-            () = interrupt::again() => {}
+            () = async {
+                interrupt::again().await;
+                tokio::time::sleep(GRACE).await;
+            } => {}
         }
         exit
     })

@@ -1,10 +1,16 @@
 //! The program's output on a terminal, compared with its output to a file or a pipe.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
+use fs2::FileExt;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::data_root::DataRoot;
 
@@ -186,4 +192,56 @@ fn a_full_disk_or_a_closed_pipe_at_the_other_end_ends_nothing() {
         .unwrap();
     assert_eq!(status.code(), Some(0));
     assert!(!root.store().contains(D1));
+}
+
+/// Sends a signal to a process once it handles this signal.
+fn interrupt(process: u32) {
+    let status = format!("/proc/{process}/status");
+    let handles = || {
+        let status = fs::read_to_string(&status).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        caught >> (Signal::SIGINT as i32 - 1) & 1 == 1
+    };
+    while !handles() {
+        sleep(Duration::from_millis(5));
+    }
+    let process = Pid::from_raw(process.try_into().unwrap());
+    kill(process, Signal::SIGINT).unwrap();
+}
+
+/// `timeout` sends a signal to its command, and again to the process group.
+#[test]
+fn a_second_signal_within_an_instant_loses_no_message() {
+    let root = one_image();
+    let state = root.0.path().join("digestfix");
+    fs::create_dir(&state).unwrap();
+    let lock = File::create(state.join("lock")).unwrap();
+    lock.lock_exclusive().unwrap();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let full = loop {
+        if let Err(error) = writer.write(&[b'.'; 4096]) {
+            break error.kind();
+        }
+    };
+    assert_eq!(full, ErrorKind::WouldBlock);
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let claim = format!("a:1@{D1}");
+    let mut child = command(&root, &["apply", &claim, "--wait", "60"], &[])
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+
+    interrupt(child.id());
+    sleep(Duration::from_millis(200));
+    interrupt(child.id());
+    sleep(Duration::from_millis(50));
+
+    let mut told = String::new();
+    reader.read_to_string(&mut told).unwrap();
+    let told = told.trim_start_matches('.');
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{told}");
+    assert!(told.contains("SIGINT"), "{told}");
 }
