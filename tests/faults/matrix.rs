@@ -50,6 +50,7 @@ fn injections(points: &[Point], options: &Options) -> Vec<Injection> {
     ]
     .into_iter()
     .flat_map(of)
+    .skip(options.skip)
     .step_by(options.every)
     .collect()
 }

@@ -13,6 +13,7 @@ usage: faults MODE [OPTION...]
   recover   a recovery is killed at each of its system calls
 
   --every N       only each Nth point (1; power and recover: 10)
+  --skip N        leave out the first N points, which an earlier run has tried (0)
   --machines M    so many machines at once (3; matrix only)
   --suite S       bookworm, trixie (default) or forky
   --fault F       kill, EIO, ENOSPC, EINTR or all (default); matrix only
@@ -51,6 +52,7 @@ pub enum Mode {
 pub struct Options {
     pub mode: Mode,
     pub every: usize,
+    pub skip: usize,
     pub machines: usize,
     pub suite: Suite,
     pub fault: String,
@@ -80,6 +82,7 @@ impl Options {
             } else {
                 1
             },
+            skip: 0,
             machines: 3,
             suite: Suite::Trixie,
             fault: "all".to_owned(),
@@ -107,6 +110,7 @@ impl Options {
             let value = words.next().ok_or(format!("{name} needs a value"))?;
             match name.as_str() {
                 "--every" => options.every = number(&value)?.max(1),
+                "--skip" => options.skip = number(&value)?,
                 "--machines" => options.machines = number(&value)?.max(1),
                 "--suite" => options.suite = suite(&value)?,
                 "--fault" => options.fault = value,

@@ -56,7 +56,8 @@ pub fn run(options: &Options) -> Tally {
     host.scene.as_before_reboot();
     let points = chosen(&trace(&host.scene.machine, &host.scene.apply()), options);
     host.scene.take_off().expect("the digest comes off again");
-    let points: Vec<_> = points.into_iter().step_by(options.every).collect();
+    let points = points.into_iter().skip(options.skip);
+    let points: Vec<_> = points.step_by(options.every).collect();
     println!(
         "{} system calls at which the power fails, on {file_system}",
         points.len()

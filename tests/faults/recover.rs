@@ -58,7 +58,8 @@ pub fn run(options: &Options) -> Tally {
         let kills = calls.iter().map(|point| point.with(Fault::Kill));
         points.extend(kills.map(|kill| (moment, interruption.clone(), kill)));
     }
-    let points: Vec<_> = points.into_iter().step_by(options.every).collect();
+    let points = points.into_iter().skip(options.skip);
+    let points: Vec<_> = points.step_by(options.every).collect();
     println!("{} system calls of a recovery to kill it at", points.len());
     let tally = Tally::new(points.len());
     for (moment, interruption, kill) in points {
