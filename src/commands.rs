@@ -129,7 +129,7 @@ enum Stop {
     NoSuchName(String),
     #[error("standard output: {0}")]
     Output(io::Error),
-    #[error("a terminal cannot send or show an archive")]
+    #[error("a terminal can neither be the source nor the target of an archive")]
     Terminal,
     #[error("{}: {error}", path.display())]
     NoFile {

@@ -154,7 +154,7 @@ pub enum Why {
     /// This host records an image ID in place of the image's digest. The claimed digest
     /// may be the right digest, but no evidence proves it.
     #[error(
-        "this host records {0} for the image, but that digest is {1}, which no registry serves. Next: run \
+        "this host records {0} for the image, but that digest is {1}, and no registry serves that. Next: run \
          the same command with --replace"
     )]
     BesideImageId(String, Whose),

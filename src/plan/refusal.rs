@@ -297,7 +297,7 @@ impl Refusal {
             Self::Contradiction { .. } => "leave out one of the two that contradict each other",
             Self::OtherImages { .. } => {
                 "claim the digest that docker images --digests shows on the host that pulled \
-                 this image, or load the image that has this digest"
+                 this image, or load the image to which the claimed digest belongs"
             }
             Self::OneDigestTwoImages { .. } => {
                 "bring the index and its manifests (digestfix export, on a host that pulled the image; then --from \

@@ -339,7 +339,7 @@ impl<'a> Resolver<'a> {
         }
         // An image may have two digests: that of its index, and that of its manifest. But
         // if a user typed a digest without evidence, the user may want to replace the
-        // other digest.
+        // recorded digest.
         if target.reference.digest().is_none() || target.trust > Trust::Asserted && !request.replace
         {
             return found;

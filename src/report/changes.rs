@@ -83,7 +83,7 @@ impl Report {
             self.say(format!("  {} is already true", target.claim));
         }
         if let Some(more @ 1..) = held.len().checked_sub(MOST_HELD) {
-            self.say(format!("  and {more} more are already true"));
+            self.say(format!("  and {more} more claims are already true"));
         }
     }
 }

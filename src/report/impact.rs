@@ -72,7 +72,7 @@ fn effects(impact: &Impact) -> Vec<String> {
             ContainerImpact::RestartsIfItFails => {
                 "STOP with Docker; their restart policy starts them again only if they end with an error"
             }
-            ContainerImpact::ReplacedBySwarm => "STOP with Docker; swarm starts others in their place",
+            ContainerImpact::ReplacedBySwarm => "STOP with Docker; swarm starts new tasks in their place",
             ContainerImpact::StaysDown => "STOP with Docker, and stay down",
             ContainerImpact::Removed => "STOP with Docker, and are REMOVED with their anonymous volumes (--rm)",
         };

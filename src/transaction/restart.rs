@@ -608,7 +608,7 @@ impl<'a, M: ServiceManager, E: Engine> Restart<'a, M, E> {
     }
 
     /// Restores the old store. If other clients changed the new store while Docker used
-    /// it, keeps their changes and reverts only the changes of this plan.
+    /// it, this function keeps their changes and reverts only the changes of this plan.
     fn undo_commit(&mut self, tx: &mut Tx<'_, M>) -> Result<(), Failure> {
         let images = tx.images;
         let is_ours = images.is(&self.rendered(tx).text.pieces())?;

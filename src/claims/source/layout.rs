@@ -309,8 +309,8 @@ impl<B: Blobs> Walk<'_, B> {
         }
         let images = images_in_words(self.made_up);
         self.collected.remark(format!(
-            "{}: {images} with a manifest that docker save made up (its layers are not compressed, unlike \
-             those in a registry). No registry serves that manifest, so digestfix does not use its digest",
+            "{}: docker save made up the manifest of {images}: the layers in the archive are not compressed, unlike \
+             those in a registry. No registry serves such a manifest, so digestfix does not use its digest",
             self.place
         ));
         self.collected.remark(BRING.to_owned());
