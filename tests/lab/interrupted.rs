@@ -200,7 +200,7 @@ fn a_machine_that_goes_down_under_it() {
     );
     let read = at("docker.service", "ExecMainStartTimestampMonotonic");
     assert!(0 < recovered && recovered < read, "{recovered} {read}");
-    machine.sh("journalctl --sync; journalctl -b -t digestfix | grep 'whole again'");
+    machine.sh("journalctl --sync; journalctl -b -t digestfix | grep 'consistent again'");
     assert!(last_result(&machine).contains("interrupted"));
     assert_eq!(
         machine.sh("systemctl list-units --failed --plain --no-legend 'digestfix*'"),
