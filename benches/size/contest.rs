@@ -42,6 +42,10 @@ impl<'a> Contestant<'a> {
         }
     }
 
+    pub fn that_exits(self, code: i32) -> Self {
+        Self { code, ..self }
+    }
+
     /// A floor: a program that does the least that this work requires.
     pub fn floor(name: &str, words: Vec<String>) -> Self {
         Self {

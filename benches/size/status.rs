@@ -43,24 +43,23 @@ pub fn run(peers: &Peers, effort: Effort, sizes: &[usize], growth: &mut Growth) 
     }
 }
 
+/// The exit code of `status` if it shows a problem. Some tags of the input have no digest.
+const PROBLEMS: i32 = 4;
+
 /// digestfix with some options, and jq on the same file.
 pub fn contestants<'a>(peers: &Peers, options: &[&str], store: &str) -> Vec<Contestant<'a>> {
     let mut contestants = Vec::new();
     for (name, program) in &peers.digestfix {
         let words = [&["status", "--no-trunc", "--columns", COLUMNS], options].concat();
-        contestants.push(Contestant::new(
-            name,
-            command(program, &words),
-            |text: &[u8]| columns(text, 3),
-        ));
+        let table = Contestant::new(name, command(program, &words), |text: &[u8]| {
+            columns(text, 3)
+        });
+        contestants.push(table.that_exits(PROBLEMS));
     }
     for (name, program) in &peers.digestfix {
         let words = [&["status", "--json"], options].concat();
-        contestants.push(Contestant::new(
-            &format!("{name} --json"),
-            command(program, &words),
-            rows,
-        ));
+        let json = Contestant::new(&format!("{name} --json"), command(program, &words), rows);
+        contestants.push(json.that_exits(PROBLEMS));
     }
     contestants.push(Contestant::new(
         "jq",
@@ -70,8 +69,8 @@ pub fn contestants<'a>(peers: &Peers, options: &[&str], store: &str) -> Vec<Cont
     contestants
 }
 
-/// Repository, tag, digest and image ID from the rows of a table. Skips `after` lines,
-/// and stops at an empty line.
+/// Repository, tag, digest, and the first 12 digits of the image ID, from the rows of a
+/// table. Skips `after` lines, and stops at an empty line.
 pub fn columns(text: &[u8], after: usize) -> Answer {
     let text = String::from_utf8_lossy(text);
     let mut rows: Answer = text
@@ -79,8 +78,12 @@ pub fn columns(text: &[u8], after: usize) -> Answer {
         .skip(after)
         .take_while(|line| !line.is_empty())
         .map(|line| {
-            let cells: Vec<&str> = line.split_whitespace().take(4).collect();
-            cells.join(" ").replace(" sha256:", " ")
+            let mut cells: Vec<&str> = line.split_whitespace().take(4).collect();
+            if let Some(image) = cells.get_mut(3) {
+                *image = image.strip_prefix("sha256:").unwrap_or(image);
+                *image = image.get(..12).unwrap_or(image);
+            }
+            cells.join(" ")
         })
         .collect();
     rows.sort();
