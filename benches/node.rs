@@ -10,7 +10,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark may fail so"
+    reason = "a benchmark may panic"
 )]
 #![allow(dead_code, reason = "parts of others are used here in part")]
 

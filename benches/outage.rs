@@ -13,7 +13,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark may fail so"
+    reason = "a benchmark may panic"
 )]
 #![allow(dead_code, reason = "the lab's own parts are used here in part")]
 

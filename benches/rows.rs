@@ -4,7 +4,7 @@
 //!
 //!     cargo bench --bench rows
 
-#![allow(clippy::unwrap_used, reason = "a benchmark may fail so")]
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use std::fs;
 use std::path::Path;

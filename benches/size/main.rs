@@ -7,7 +7,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark may fail so"
+    reason = "a benchmark may panic"
 )]
 
 mod add;

@@ -6,7 +6,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{Arg, CommandFactory, Parser, ValueEnum};
 
 use crate::cli::plugin::{self, Line};
 use crate::cli::{Cli, Command, HostArgs};
@@ -176,52 +176,42 @@ fn with_line(text: &str, typed: &[OsString]) -> String {
     let Some(command) = name.and_then(|name| cli.find_subcommand(name)) else {
         return text.to_owned();
     };
-    let Some(line) = line(typed.iter().cloned()) else {
-        return text.to_owned();
-    };
-    let flag = |word: &str| word.split(['=', ';', ',', ')']).next().map(str::to_owned);
-    let is_taken = |word: &str| {
-        let long = flag(word);
-        let mut arguments = command.get_arguments();
-        arguments.any(|one| one.get_long() == long.as_deref().and_then(|it| it.strip_prefix("--")))
-            && line.split(' ').all(|other| flag(other) != long)
+    let is_typed = |option: &Arg| {
+        let mut options = typed.iter().filter_map(|word| option_of(command, word));
+        options.any(|one| one.get_id() == option.get_id())
     };
     let mut before = ":";
     let mut words = Vec::new();
     for word in text.split(' ') {
         let begins = before.ends_with(':') || before == "or";
-        if begins && word.starts_with("--") && is_taken(word) {
-            words.push(self::line(without_conflicts(command, word, typed)).unwrap_or_default());
-        }
+        let added = option_of(command, OsStr::new(word)).filter(|added| begins && !is_typed(added));
+        words.extend(added.and_then(|added| line(without_conflicts(command, added, typed))));
         words.push(word.to_owned());
         before = word;
     }
     words.join(" ")
 }
 
-/// The words of a command line without the options that conflict with the option `flag`.
-fn without_conflicts(command: &clap::Command, flag: &str, typed: &[OsString]) -> Vec<OsString> {
-    let mut arguments = command.get_arguments();
-    let Some(added) = arguments.find(|one| one.get_long() == flag.strip_prefix("--")) else {
-        return typed.to_vec();
-    };
-    let conflicts = |one: &clap::Arg, other: &clap::Arg| {
-        let others = command.get_arg_conflicts_with(one);
-        others
-            .iter()
-            .any(|conflict| conflict.get_id() == other.get_id())
+/// The option that a word names, with or without a value or a punctuation mark.
+fn option_of<'c>(command: &'c clap::Command, word: &OsStr) -> Option<&'c Arg> {
+    let long = word.to_str()?.strip_prefix("--")?;
+    let long = long.split(['=', ';', ',', ')']).next();
+    command.get_arguments().find(|one| one.get_long() == long)
+}
+
+/// The words of a command line without the options that conflict with the option `added`.
+fn without_conflicts(command: &clap::Command, added: &Arg, typed: &[OsString]) -> Vec<OsString> {
+    let names = |one: &Arg, other: &Arg| {
+        let conflicts = command.get_arg_conflicts_with(one);
+        conflicts.iter().any(|it| it.get_id() == other.get_id())
     };
     let mut kept = Vec::new();
     let mut words = typed.iter();
     while let Some(word) = words.next() {
-        let text = word.to_string_lossy();
-        let (name, value) = text.split_once('=').unwrap_or((&text, ""));
-        let mut arguments = command.get_arguments();
-        let option = arguments
-            .find(|one| name.starts_with("--") && one.get_long() == name.strip_prefix("--"));
-        match option {
-            Some(option) if conflicts(option, added) || conflicts(added, option) => {
-                if option.get_action().takes_values() && value.is_empty() {
+        match option_of(command, word) {
+            Some(option) if names(option, added) || names(added, option) => {
+                let has_value = word.to_string_lossy().contains('=');
+                if option.get_action().takes_values() && !has_value {
                     words.next();
                 }
             }

@@ -16,6 +16,11 @@ pub(super) struct Tally<'a> {
     pub notes: Vec<String>,
 }
 
+/// The position of a state in [`State::ODD`].
+fn place(state: State) -> Option<usize> {
+    State::ODD.iter().position(|odd| *odd == state)
+}
+
 impl<'a> Tally<'a> {
     pub fn new(selection: &'a Selection) -> Self {
         Self {
@@ -36,7 +41,7 @@ impl<'a> Tally<'a> {
         if !self.selection.has(row) {
             return false;
         }
-        match State::ODD.iter().position(|state| *state == row.state) {
+        match place(row.state) {
             Some(state) => {
                 self.odd[state] += 1;
                 let removal = &mut self.removals[state];
@@ -53,16 +58,12 @@ impl<'a> Tally<'a> {
     }
 
     fn count(&self, state: State) -> usize {
-        let counts = State::ODD.iter().zip(self.odd);
-        let mut of_state = counts.filter(|(one, _)| **one == state);
-        of_state.next().map_or(0, |(_, count)| count)
+        place(state).map_or(0, |place| self.odd[place])
     }
 
     /// The command that removes the first row of this state. `None` if no command can.
     fn to_remove(&self, wanted: State, told: &str) -> Option<String> {
-        let mut removals = State::ODD.iter().zip(&self.removals);
-        let (_, removal) = removals.find(|(state, _)| **state == wanted)?;
-        let removal = removal.as_ref()?;
+        let removal = self.removals[place(wanted)?].as_ref()?;
         Some(format!("{told}: digestfix apply {removal}"))
     }
 

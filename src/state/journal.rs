@@ -18,7 +18,7 @@ use crate::image::digest::{Algorithm, Digest, ImageId};
 use crate::image::reference::{Reference, familiar};
 use crate::state::id::is_id;
 use crate::state::lock::RootLock;
-use crate::state::state_file;
+use crate::state::state_file::{self, CHECK_DISK};
 use crate::store::data_root::is_driver_name;
 use crate::sys::json_error::in_words;
 use crate::sys::shell;
@@ -264,16 +264,10 @@ impl Problem {
 }
 
 impl JournalError {
-    /// Whether the file system may be the cause of the error.
-    pub const fn is_of_disk(&self) -> bool {
-        matches!(self.problem, Problem::Write(_))
-    }
-
     pub fn help(&self) -> Option<String> {
-        let path = shell::path(&self.path);
         Some(match self.problem {
             Problem::TooLarge => "give fewer claims at once".to_owned(),
-            Problem::Write(_) => format!("ls -ld {path}; df -h; df -i; dmesg | tail"),
+            Problem::Write(_) => CHECK_DISK.to_owned(),
             Problem::Version(version) if version > VERSION => {
                 "a newer digestfix wrote the journal; with that version: digestfix recover"
                     .to_owned()
@@ -281,7 +275,8 @@ impl JournalError {
             _ => format!(
                 "recover this host by hand: if daemon.json.digestfix-… exists, rename it to \
                  daemon.json; check that Docker runs, and that containers have their restart \
-                 policies; then remove the journal: rm {path}"
+                 policies; then remove the journal: rm {}",
+                shell::path(&self.path)
             ),
         })
     }

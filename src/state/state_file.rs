@@ -17,6 +17,9 @@ use crate::sys::plain_file::{self, Links};
 /// The ending of a file's name while the file is half-written.
 const HALF_WRITTEN: &str = ".json.new";
 
+/// The advice if digestfix could not write such a file.
+pub const CHECK_DISK: &str = "check the file system (df -h; df -i; dmesg | tail), then try again";
+
 /// The path of a file with this name in a data root.
 pub fn path(data_root: &Path, name: &str) -> PathBuf {
     data_root.join(STATE_DIR).join(name)

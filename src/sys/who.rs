@@ -89,7 +89,7 @@ pub(crate) fn service(cgroups: &str) -> Option<String> {
     services.next().map(|part| plain(part))
 }
 
-/// Like [`service`], but for a service of a user's systemd (`systemctl --user`).
+/// The service of a user's systemd (`systemctl --user`) that these control groups belong to.
 pub(crate) fn user_service(cgroups: &str) -> Option<String> {
     let parts = parts(cgroups);
     let begin = parts.iter().position(|part| part.starts_with("user@"))?;

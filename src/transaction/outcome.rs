@@ -12,6 +12,7 @@ use crate::plan::{Plan, Refusal};
 use crate::state::history::HistoryError;
 use crate::state::journal::JournalError;
 use crate::state::pending::MarkerError;
+use crate::state::state_file::CHECK_DISK;
 use crate::store::data_root::ReadError;
 use crate::sys::shell;
 use crate::systemd::SystemdError;
@@ -204,7 +205,7 @@ impl Failure {
             Self::Leftovers(left) => return Some(what_stays(left)),
             Self::Read(error) => return error.help(),
             Self::History(error) if !error.is_of_disk() => return error.help(),
-            Self::Journal(error) if !error.is_of_disk() => return error.help(),
+            Self::Journal(error) => return error.help(),
             Self::Reserve(error) => {
                 let path = shell::path(&error.need.path);
                 return Some(format!(
@@ -227,9 +228,7 @@ impl Failure {
                 ));
             }
             Self::Interrupted(_) => "run the same command again at any time",
-            Self::File(_) | Self::Journal(_) | Self::Marker(_) | Self::History(_) => {
-                "check the file system (df -h; df -i; dmesg | tail), then try again"
-            }
+            Self::File(_) | Self::Marker(_) | Self::History(_) => CHECK_DISK,
             Self::NoLongerFits(_) => "check the references (digestfix status), then try again",
             Self::Containerd(_) | Self::NodeDisagrees(_) => {
                 "check containerd (systemctl status containerd, crictl info), then try again"

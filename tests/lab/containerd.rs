@@ -1,7 +1,7 @@
 //! The containerd image store: the running engine records the references, and nothing
 //! stops.
 
-use crate::machine::{APP, Machine, Run, Suite, eventually};
+use crate::machine::{self, APP, Machine, Run, Suite, eventually};
 
 /// An image that was loaded, the files that its registry serves (`/served/app`, and the
 /// same as separate files), and an index that lists the image's manifest beside a
@@ -50,11 +50,7 @@ fn runs_by(machine: &Machine, references: &[&str]) {
 
 #[track_caller]
 fn refuses(machine: &Machine, words: &[&str], expected: &str) -> Run {
-    let run = machine.digestfix(words).exits(3);
-    let refused = &run.stderr;
-    assert!(refused.contains(expected), "{words:?}: {refused}");
-    assert!(refused.contains("nothing was touched"), "{refused}");
-    run
+    machine::refuses(machine, words, &[expected])
 }
 
 fn whole_way(suite: Suite) {

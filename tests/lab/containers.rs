@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::load::{self, Load, Summary};
-use crate::machine::{APP, Machine, Run, Suite, eventually, every};
+use crate::machine::{self, APP, Machine, Run, Suite, eventually, every};
 
 const CONFIG: &str = "/etc/docker/daemon.json";
 
@@ -252,11 +252,7 @@ fn are_reached_until_docker_has_stopped() {
 #[track_caller]
 fn refuses(machine: &Machine, words: &[&str], says: &[&str]) -> Run {
     let before = (machine.main_pid(), containers(machine), config(machine));
-    let run = machine.digestfix(words).exits(3);
-    for part in says {
-        assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
-    }
-    assert!(run.stderr.contains("nothing was touched"), "{}", run.stderr);
+    let run = machine::refuses(machine, words, says);
     let after = (machine.main_pid(), containers(machine), config(machine));
     assert_eq!(after, before);
     run

@@ -121,14 +121,26 @@ impl Run {
         assert_eq!(self.code, code, "\n{}\n{}", self.stdout, self.stderr);
         self
     }
-}
 
-impl Run {
     /// The command in the advice ("Next:") that begins with these words, as it is printed.
     #[track_caller]
     pub fn next(&self, begins: &str) -> String {
         command(&format!("{}\n{}", self.stdout, self.stderr), begins)
     }
+}
+
+/// Runs digestfix, which refuses: it says all of this, and that it has touched nothing.
+#[track_caller]
+pub fn refuses(machine: &Machine, words: &[&str], says: &[&str]) -> Run {
+    let run = machine.digestfix(words).exits(3);
+    for part in says.iter().chain(&["nothing was touched"]) {
+        assert!(
+            run.stderr.contains(part),
+            "{words:?}: {part}: {}",
+            run.stderr
+        );
+    }
+    run
 }
 
 /// The command in a text that begins with these words, after the first "Next:" if the text

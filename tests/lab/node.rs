@@ -1,7 +1,7 @@
 //! Kubernetes nodes: containerd and its CRI, without Docker. `cri.py` asks the CRI what
 //! it would tell a kubelet, independently of digestfix's own client.
 
-use crate::machine::{APP, Machine, OTHER, Run, Suite, eventually};
+use crate::machine::{self, APP, Machine, OTHER, Run, Suite, eventually};
 use crate::sources::{changes, furnished};
 
 const CRI: &str = "/usr/local/bin/cri.py";
@@ -101,11 +101,7 @@ fn told(machine: &Machine, repository: &str, digest: &str) -> [String; 2] {
 
 #[track_caller]
 fn refuses(machine: &Machine, words: &[&str], expected: &str) -> Run {
-    let run = machine.digestfix(words).exits(3);
-    let refused = &run.stderr;
-    assert!(refused.contains(expected), "{words:?}: {refused}");
-    assert!(refused.contains("nothing was touched"), "{refused}");
-    run
+    machine::refuses(machine, words, &[expected])
 }
 
 fn is_finished(machine: &Machine) -> bool {

@@ -23,8 +23,8 @@ const LARGE: usize = 1 << 20;
 /// for timestamps advances at least every 10 ms.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Like [`TICK`], but for a file system that stores timestamps in seconds (ext4 with
-/// inodes of 128 bytes) or in steps of two seconds (vfat).
+/// The same time for a file system that stores timestamps in seconds (ext4 with inodes of
+/// 128 bytes) or in steps of two seconds (vfat).
 const COARSE_TICK: Duration = Duration::from_secs(3);
 
 /// The reference store at one point in time.

@@ -189,8 +189,8 @@ pub(super) fn loaded(answer: &[u8]) -> Vec<String> {
 }
 
 impl UnixEngine {
-    /// Sends a request on the connection that is kept open. Opens a new connection if
-    /// there is none.
+    /// Sends a request on the connection that is kept open. If no connection is open, this
+    /// function opens one.
     async fn request_kept(
         &self,
         method: Method,
